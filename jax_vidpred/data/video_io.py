@@ -134,8 +134,10 @@ def encode_mp4(
         )
         stream.height, stream.width = video.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        # The split into threads changes the bits that x264 writes.
-        stream.options = {"crf": str(crf), "threads": "1"}
+        # Both would make the bytes differ from run to run: the split into threads, and
+        # x264's macroblock tree, which reads memory that it has not written.
+        stream.options = {"crf": str(crf), "x264-params": "threads=1:mbtree=0"}
+        stream.codec_context.thread_count = 1
         for picture in video:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
             container.mux(
