@@ -1,0 +1,20 @@
+"""Random keys that follow from (seed, stream name, step): nothing random is stored."""
+
+import zlib
+
+import jax
+
+
+def fold_in(rng: jax.Array, data: str | int | jax.Array) -> jax.Array:
+    """A new key from `rng` and a name or a number.
+
+    Names are hashed by CRC-32: the same in every process and every Python.
+    """
+    if isinstance(data, str):
+        data = zlib.crc32(data.encode())
+    return jax.random.fold_in(rng, data)
+
+
+def for_step(seed: int, stream: str, step: int | jax.Array) -> jax.Array:
+    """The key of one step of one stream, for example `for_step(0, "train", 17)`."""
+    return fold_in(fold_in(jax.random.key(seed), stream), step)
