@@ -1,10 +1,10 @@
 """Binary masks: COCO's compressed run-length code and intersection over union.
 
-The code walks the mask column by column and counts equal pixels: zeros, ones, zeros, ...
-(the first count may be 0). From the fourth count on, the difference from the count two
-places back is stored. A number is cut into groups of 5 bits, lowest first; bit 32 says
-that another group follows, bit 16 of the last group is the sign; a group is the character
-with code 48 + group. The rules are those of the COCO API (Lin et al. 2014), written anew.
+The code walks the mask column by column and counts equal pixels: zeros, ones, zeros,
+... (the first count may be 0). From the fourth count on, the difference from the count
+two places back is stored. A number is cut into groups of 5 bits, lowest first; bit 32
+says that another group follows, bit 16 of the last group is the sign; a group is the
+character with code 48 + group. The rules are those of the COCO API (Lin et al. 2014).
 """
 
 import numpy as np
@@ -34,7 +34,7 @@ def encode_rle(mask: np.ndarray) -> dict:
     numbers = runs.copy()
     numbers[3:] -= runs[1:-2]
 
-    # [number, group]: arithmetic shifts keep the sign, so negative numbers need no case.
+    # [number, group]: shifts keep the sign, so negative numbers need no case.
     shifts = 5 * np.arange(_MAX_GROUPS + 1)
     rest = numbers[:, None] >> shifts
     groups = rest & 31
@@ -85,7 +85,9 @@ def mask_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     a, b = np.asarray(a, bool), np.asarray(b, bool)
     if a.shape != b.shape:
-        raise ValueError(f"masks of shapes {a.shape} and {b.shape}; wanted equal shapes")
+        raise ValueError(
+            f"masks of shapes {a.shape} and {b.shape}; wanted equal shapes"
+        )
     union = np.sum(a | b, axis=(-2, -1))
     shared = np.sum(a & b, axis=(-2, -1))
     return np.where(union == 0, 1.0, shared / np.maximum(union, 1))
