@@ -1,0 +1,139 @@
+"""Command: makes a data set of simulated videos in CLEVRER's official layout.
+
+    python -m jax_vidpred.simulate --out data/twin --num_train 160 --num_validation 32 \\
+        --size 64x64
+
+Run the same line again to go on after an interruption, or with larger numbers to add
+videos. The result depends on nothing but the seed and the size.
+"""
+
+import argparse
+import re
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from jax_vidpred.data.schema import SPLIT_STARTS, DataError
+from jax_vidpred.data.twin.dataset import write_dataset
+
+INTERRUPTED = 130  # exit code of a command that Ctrl-C ended, by custom
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r}; wanted WIDTHxHEIGHT, as 128x128")
+    return int(match[1]), int(match[2])
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; `size` becomes (width, height)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jax_vidpred.simulate",
+        description="Make simulated videos in the official layout of CLEVRER.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", required=True, help="folder of the data set")
+    for split in SPLIT_STARTS:
+        parser.add_argument(
+            f"--num_{split}", type=int, default=0, help=f"videos of the {split} split"
+        )
+    parser.add_argument(
+        "--size", type=_size, default="64x64", help="WIDTHxHEIGHT in pixels"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the whole data set")
+    parser.add_argument(
+        "--workers", type=int, help="processes; one per core if not given"
+    )
+    return parser.parse_args(arguments)
+
+
+class _RateColumn(TextColumn):
+    """Videos per second of this run, the ones that were there left out."""
+
+    def __init__(self):
+        super().__init__("")
+        self._start = None
+
+    def render(self, task):
+        if self._start is None:
+            self._start = task.completed
+        made = task.completed - self._start
+        if not made or not task.elapsed:
+            return "- videos/s"
+        return f"{made / task.elapsed:.1f} videos/s"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    options = parse_arguments(arguments)
+    num_videos = {split: getattr(options, f"num_{split}") for split in SPLIT_STARTS}
+    width, height = options.size
+    console = Console(stderr=True)
+    if not any(num_videos.values()):
+        print(
+            "simulate: no videos asked for; give --num_train N, --num_validation N or"
+            " --num_test N",
+            file=sys.stderr,
+        )
+        return 2
+    begin = time.perf_counter()
+    state = {}
+    try:
+        with Progress(
+            TextColumn("simulate"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        ) as progress:
+            task = progress.add_task("videos", total=sum(num_videos.values()))
+
+            def show(whole, total):
+                state.update(whole=whole, total=total)
+                progress.update(task, completed=whole, total=total)
+
+            made = write_dataset(
+                options.out,
+                num_videos,
+                height,
+                width,
+                seed=options.seed,
+                num_workers=options.workers,
+                on_progress=show,
+            )
+    except DataError as error:
+        print(f"simulate: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"simulate: stopped; {state.get('whole', 0)} of"
+            f" {sum(num_videos.values())} videos are whole in {options.out}."
+            " Run the same line again to go on.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    counts = " + ".join(f"{n} {split}" for split, n in num_videos.items() if n)
+    print(
+        f"{counts} videos of {width}x{height} in {options.out}"
+        f" ({made} made now, in {time.perf_counter() - begin:.0f} s). Next:"
+        f" python -m jax_vidpred.main --config=configs/vae.py --workdir=runs/vae"
+        f" --config.data.root={options.out}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
