@@ -1,25 +1,22 @@
-"""Pictures of annotated scenes: CLEVRER's camera, floor, colours and shadows by rays."""
+"""Pictures of annotated scenes: CLEVRER's camera, floor, colours, shadows by rays.
+
+Camera rays find the objects (MuJoCo, in C), rays from points spread over three lamps
+find the soft shadows, metal mirrors floor, sky and lamps. Only what may have changed
+since the previous frame is cast again; a pixel's value depends on its own frame alone.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from jax_vidpred.data.schema import Annotation
+from jax_vidpred.data.twin import look, shading
 from jax_vidpred.data.twin.scene import FLOOR, Scene, box_mask, corners, pixel_boxes
 from jax_vidpred.ops import geometry
 
-# Median colours of the objects in the official videos, metal and rubber, 0..255.
-_COLORS = {
-    "blue": ((40, 53, 91), (60, 79, 128)),
-    "brown": ((93, 70, 38), (110, 84, 50)),
-    "cyan": ((39, 92, 91), (64, 137, 133)),
-    "gray": ((60, 60, 60), (89, 88, 85)),
-    "green": ((43, 84, 34), (49, 90, 39)),
-    "purple": ((95, 50, 114), (104, 55, 120)),
-    "red": ((107, 47, 47), (117, 52, 51)),
-    "yellow": ((129, 124, 57), (135, 130, 61)),
-}
-_LIGHT = np.array([0.3, 0.5, 0.8]) / np.linalg.norm([0.3, 0.5, 0.8])
+_LAMPS = range(len(look.LAMP_POSITION))
+_FLOOR_LAMP_SAMPLES = 3  # points per lamp along each axis, for shadows on the floor
+_OBJECT_LAMP_SAMPLES = 2  # the same for shadows that objects throw on objects
 
 
 class Renderer:
@@ -33,33 +30,193 @@ class Renderer:
     def __init__(self, height: int, width: int, samples: int = 2):
         self.height, self.width = height, width
         self._origin, self._directions = geometry.camera_rays(height, width, samples)
-        v = (np.arange(height) + 0.5) / height
-        level = np.interp(v, [0, 0.1, 0.4, 1], [114, 118, 132, 137])
-        self._floor = np.repeat(level[:, None, None], width, 1) * np.ones(3)
+        self._floor = shading.floor_radiance(height, width)
 
     def render(
         self, annotation: Annotation, frames: Sequence[int] | None = None
     ) -> np.ndarray:
         """Pictures of the given frames (all when None): uint8 [t, height, width, 3]."""
         frames = range(annotation.num_frames) if frames is None else frames
-        scene = Scene(annotation)
-        boxes = pixel_boxes(corners(annotation), self.height, self.width)
-        colors = np.array(
-            [_COLORS[c][m == "rubber"] for c, m, _ in annotation.properties], float
-        )
+        shot = _Shot(self, annotation)
         video = np.empty((len(frames), self.height, self.width, 3), np.uint8)
-        for picture, frame in zip(video, frames, strict=True):
-            scene.set_frame(frame)
-            mask = box_mask(boxes[frame], self.height, self.width)
-            rays = self._directions[mask]
-            index, _, normal = scene.cast(self._origin, rays.reshape(-1, 3))
-            shade = 0.75 + 0.5 * np.clip(normal @ _LIGHT, 0, None)
-            floor = np.repeat(self._floor[mask], rays.shape[1], axis=0)
-            hit = index != FLOOR
-            color = np.where(
-                hit[:, None], colors[np.where(hit, index, 0)] * shade[:, None], floor
-            )
-            values = self._floor.copy()
-            values[mask] = color.reshape(*rays.shape[:2], 3).mean(1)
-            picture[:] = np.clip(values + 0.5, 0, 255)
+        empty = np.rint(shading.encode(self._floor)).astype(np.uint8)
+        picture, previous = empty.copy(), None
+        for row, frame in zip(video, frames, strict=True):
+            mask = shot.changed(frame, previous)
+            picture[mask] = empty[mask]
+            shot.shade(picture, frame, mask)
+            row[:] = picture
+            previous = frame
         return video
+
+
+class _Shot:
+    """One video in front of one camera."""
+
+    def __init__(self, renderer: Renderer, annotation: Annotation):
+        self.height, self.width = renderer.height, renderer.width
+        self._origin, self._directions = renderer._origin, renderer._directions
+        self._floor = renderer._floor
+        self._scene = Scene(annotation)
+        self._shapes = [shape for _, _, shape in annotation.properties]
+        self._metal = np.array([m == "metal" for _, m, _ in annotation.properties])
+        self._reflectance = np.array(
+            [look.PALETTE[color] for color, _, _ in annotation.properties], np.float32
+        ).T / np.float32(255)
+        self._pose = np.concatenate([annotation.location, annotation.orientation], -1)
+        hull = corners(annotation)
+        self._boxes = pixel_boxes(hull, self.height, self.width)
+        # [t, n, lamp, 4]: pixels that see an object or anything that it may shade.
+        self._shadow_boxes = np.stack(
+            [
+                pixel_boxes(
+                    np.concatenate([hull, _shadow_outline(hull, lamp)], -2),
+                    self.height,
+                    self.width,
+                )
+                for lamp in _LAMPS
+            ],
+            axis=2,
+        )
+
+    def changed(self, frame: int, previous: int | None) -> np.ndarray:
+        """Pixels [height, width] that may differ from the previous frame's.
+
+        Everything when there is no previous frame. Else the objects that moved, with
+        their shadows, before and after; and all metal, as it mirrors the shadows.
+        """
+        if previous is None:
+            return np.ones((self.height, self.width), bool)
+        moved = (self._pose[frame] != self._pose[previous]).any(-1)
+        if not moved.any():
+            return np.zeros((self.height, self.width), bool)
+        boxes = [self._boxes[frame][self._metal]]
+        boxes += [
+            self._shadow_boxes[t][moved].reshape(-1, 4) for t in (frame, previous)
+        ]
+        return box_mask(np.concatenate(boxes), self.height, self.width)
+
+    def shade(self, picture: np.ndarray, frame: int, mask: np.ndarray) -> None:
+        """Draws objects and shadows where the mask is; there the floor is drawn."""
+        scene, size = self._scene, (self.height, self.width)
+        scene.set_frame(frame)
+        shadows = self._shadow_boxes[frame]
+        mask = mask & box_mask(shadows.reshape(-1, 4), *size)
+        pixels = np.flatnonzero(mask)
+        if not len(pixels):
+            return
+        # How many objects may hide each lamp from what a pixel sees.
+        covers = np.stack([_box_count(shadows[:, j], *size)[mask] for j in _LAMPS])
+
+        directions = self._directions[mask]  # [m, samples, 3]
+        samples = directions.shape[1]
+        object_pixels = box_mask(self._boxes[frame], *size)[mask]
+        index = np.full((len(pixels), samples), FLOOR, np.uint8)
+        rays = directions[object_pixels].reshape(-1, 3)
+        first, depth, normal = scene.cast(self._origin, rays)
+        index[object_pixels] = first.reshape(-1, samples)
+        hit = first != FLOOR
+
+        values = np.zeros((len(pixels), 3), np.float32)
+        owner = np.repeat(np.flatnonzero(object_pixels), samples)[hit]
+        colors = self._shade_objects(
+            frame, first[hit], rays[hit], depth[hit], normal[hit], covers[:, owner] > 1
+        )
+        for channel, color in enumerate(colors):
+            values[:, channel] = np.bincount(owner, color, len(pixels))
+
+        bare = index == FLOOR
+        count = bare.sum(1)
+        sees_floor = np.flatnonzero(count)
+        # One floor point per pixel: the mean of its samples that see the floor.
+        view = (directions * bare[..., None]).sum(1)[sees_floor]
+        view = view.T / count[sees_floor]
+        radiance = (
+            self._floor[mask][sees_floor]
+            * self._shadow(view, covers[:, sees_floor] > 0)[:, None]
+        )
+        values[sees_floor] += shading.encode(radiance) * count[sees_floor, None]
+        picture.reshape(-1, 3)[pixels] = np.rint(values / samples)
+
+    def _shadow(self, view: np.ndarray, covered: np.ndarray) -> np.ndarray:
+        """What shadows leave [m] of the floor seen along view [3, m]."""
+        origin = self._origin[:, None]
+        points = (origin - view * (origin[2] / view[2])).astype(np.float32)
+        visibility = np.ones((len(_LAMPS), points.shape[1]), np.float32)
+        for lamp in _LAMPS:
+            some = np.flatnonzero(covered[lamp])
+            visibility[lamp, some] = shading.lamp_visibility(
+                self._scene, points[:, some], lamp, _FLOOR_LAMP_SAMPLES
+            )
+        return shading.shadow(points, visibility)
+
+    def _shade_objects(self, frame, index, rays, depth, normal, covered):
+        """Display values [3, m] of the object points hit along rays [m, 3].
+
+        covered: bool [lamps, m], another object may hide the lamp.
+        """
+        points = (self._origin + depth[:, None] * rays).T
+        normal = self._rounded_normals(frame, index, points, normal.T)
+        points, view = points.astype(np.float32), rays.T.astype(np.float32)
+        radiance = self._reflectance[:, index]
+        metal = self._metal[index]
+
+        rubber = np.flatnonzero(~metal)
+        there, facing = points[:, rubber], normal[:, rubber]
+        light = np.stack([shading.rubber_lamps(there, facing, j) for j in _LAMPS])
+        for lamp in _LAMPS:
+            some = np.flatnonzero(covered[lamp][rubber] & (light[lamp] > 0))
+            light[lamp, some] *= shading.lamp_visibility(
+                self._scene, there[:, some], lamp, _OBJECT_LAMP_SAMPLES
+            )
+        radiance[:, rubber] *= shading.rubber(facing, light)
+
+        metal = np.flatnonzero(metal)
+        there, facing, view = points[:, metal], normal[:, metal], view[:, metal]
+        view = view / np.sqrt(shading.dot(view, view))
+        mirrored = view - 2 * shading.dot(view, facing) * facing
+        below = shading.mirrored_floor(there, mirrored)
+        down = np.flatnonzero(mirrored[2] < 0)
+        visibility = np.ones((len(_LAMPS), len(metal)), np.float32)
+        for lamp in _LAMPS:
+            visibility[lamp, down] = shading.lamp_visibility(
+                self._scene, below[:, down], lamp, 1
+            )
+        floor_lamps = shading.floor_light(below, visibility)
+        radiance[:, metal] *= shading.metal(there, mirrored, floor_lamps)
+        return shading.encode(radiance)
+
+    def _rounded_normals(self, frame, index, points, normal):
+        """World normals [3, m] with the edges of cubes and cylinders rounded."""
+        normal = normal.astype(np.float32)
+        for k, shape in enumerate(self._shapes):
+            mine = np.flatnonzero(index == k)
+            if shape == "sphere" or not len(mine):
+                continue
+            axes = self._scene.rotation[frame, k].astype(np.float32)
+            offset = points[:, mine] - self._scene.location[frame, k][:, None]
+            local = [shading.dot(axis, offset.astype(np.float32)) for axis in axes.T]
+            own = [shading.dot(axis, normal[:, mine]) for axis in axes.T]
+            bent = shading.round_edges(np.stack(local), np.stack(own), shape)
+            normal[:, mine] = [shading.dot(axis, bent) for axis in axes]
+        return normal
+
+
+def _shadow_outline(hull: np.ndarray, lamp: int) -> np.ndarray:
+    """Floor points [t, n, p, 3] that enclose the shadow of hulls [t, n, c, 3]."""
+    half = look.LAMP_HALF_EDGE[lamp]
+    corner = shading.lamp_points(lamp, 2)
+    centre = look.LAMP_POSITION[lamp]
+    lamps = centre + (corner - centre) * 2  # the points are at half the half edge
+    assert np.allclose(np.linalg.norm(lamps - centre, axis=1), half * np.sqrt(2))
+    towards = hull[..., None, :] - lamps
+    floor = lamps - towards * (lamps[:, 2] / towards[..., 2])[..., None]
+    return floor.reshape(*hull.shape[:2], -1, 3)
+
+
+def _box_count(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """[height, width] number of the boxes [m, 4] around each pixel."""
+    count = np.zeros((height, width), np.int8)
+    for top, left, bottom, right in boxes:
+        count[top:bottom, left:right] += 1
+    return count
