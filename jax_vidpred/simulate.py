@@ -1,7 +1,6 @@
 """Command: makes a data set of simulated videos in CLEVRER's official layout.
 
-    python -m jax_vidpred.simulate --out data/twin --num_train 160 --num_validation 32 \\
-        --size 64x64
+    python -m jax_vidpred.simulate --out data/twin --num_train 160 --size 64x64
 
 Run the same line again to go on after an interruption, or with larger numbers to add
 videos. The result depends on nothing but the seed and the size.
@@ -17,10 +16,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from jax_vidpred.data.schema import SPLIT_STARTS, DataError
 from jax_vidpred.data.twin.dataset import write_dataset
@@ -57,20 +58,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-class _RateColumn(TextColumn):
-    """Videos per second of this run, the ones that were there left out."""
-
-    def __init__(self):
-        super().__init__("")
-        self._start = None
+class _RateColumn(ProgressColumn):
+    """Videos per second of this run; the ones that were there before do not count."""
 
     def render(self, task):
-        if self._start is None:
-            self._start = task.completed
-        made = task.completed - self._start
-        if not made or not task.elapsed:
-            return "- videos/s"
-        return f"{made / task.elapsed:.1f} videos/s"
+        made = task.completed - task.fields["before"]
+        rate = f"{made / task.elapsed:.1f}" if made and task.elapsed else "-"
+        return Text(f"{rate} videos/s")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     begin = time.perf_counter()
-    state = {}
+    whole_videos = 0
     try:
         with Progress(
             TextColumn("simulate"),
@@ -99,11 +93,13 @@ def main(arguments: list[str] | None = None) -> int:
             TimeRemainingColumn(),
             console=console,
         ) as progress:
-            task = progress.add_task("videos", total=sum(num_videos.values()))
 
             def show(whole, total):
-                state.update(whole=whole, total=total)
-                progress.update(task, completed=whole, total=total)
+                nonlocal whole_videos
+                whole_videos = whole
+                if not progress.tasks:
+                    progress.add_task("", total=total, completed=whole, before=whole)
+                progress.update(progress.task_ids[0], completed=whole)
 
             made = write_dataset(
                 options.out,
@@ -119,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            f"simulate: stopped; {state.get('whole', 0)} of"
+            f"simulate: stopped; {whole_videos} of"
             f" {sum(num_videos.values())} videos are whole in {options.out}."
             " Run the same line again to go on.",
             file=sys.stderr,

@@ -79,20 +79,27 @@ def write_dataset(
     out = pathlib.Path(out)
     ids = _video_ids(num_videos)
     _check_numbers(height, width, seed, num_workers)
-    _open_manifest(out, num_videos, height, width, seed)
-    missing = [video_id for video_id in ids if not _is_whole(out, video_id)]
-    make = functools.partial(_make_video, out, height, width, seed)
-    num_workers = min(num_workers or available_cores(), len(missing))
-    whole = len(ids) - len(missing)
-    on_progress(whole, len(ids))
-    results = (
-        map(make, missing)
-        if num_workers <= 1
-        else _parallel(make, missing, num_workers)
-    )
-    for _ in results:
-        whole += 1
+    try:
+        _open_manifest(out, num_videos, height, width, seed)
+        missing = [video_id for video_id in ids if not _is_whole(out, video_id)]
+        whole = len(ids) - len(missing)
         on_progress(whole, len(ids))
+        make = functools.partial(_make_video, out, height, width, seed)
+        num_workers = min(num_workers or available_cores(), len(missing))
+        # Closed at once, not when the last reference goes: an interrupted run must not
+        # return before its workers have.
+        with contextlib.closing(_results(make, missing, num_workers)) as results:
+            for _ in results:
+                whole += 1
+                on_progress(whole, len(ids))
+    except KeyboardInterrupt:
+        # The workers finished what they had begun.
+        on_progress(sum(_is_whole(out, video_id) for video_id in ids), len(ids))
+        raise
+    except OSError as error:
+        raise DataError(
+            f"{out}: cannot be used ({error.strerror}); choose another folder"
+        ) from error
     return len(missing)
 
 
@@ -256,8 +263,11 @@ def derender_proposals(annotation: Annotation, segments: np.ndarray) -> dict:
     }
 
 
-def _parallel(make, missing, num_workers):
-    """Yields the results of `make` as they come, computed by several processes."""
+def _results(make, missing, num_workers):
+    """Yields the results of `make` as they come, computed by some processes."""
+    if num_workers <= 1:
+        yield from map(make, missing)
+        return
     pool = concurrent.futures.ProcessPoolExecutor(
         num_workers,
         # A fork of a process that runs JAX's threads may hang.

@@ -8,7 +8,7 @@ annotations:
 - drag: dv/dt = -(f + 0.04 v + 0.04 v^2) along the velocity, v in units per simulated
   second; f = 0.293 (friction 0.03 times 9.8) for cubes and cylinders, 0 for spheres,
   which therefore creep on at low speed. Median residual 0.009, for spheres 0.001.
-- spin of a cube: dw/dt = -(3.8 + 0.1 w + 0.08 w^2), w in radians per second.
+- spin of a cube: dw/dt = -(3.8 + 0.1 w + 0.1 w^2), w in radians per second.
 - contacts: equal masses, hardly any friction (a cube spins because its corners are
   hit off centre, round objects do not), restitution near 0 for slow hits and about a
   half for fast ones.
@@ -33,7 +33,7 @@ CONTACT_RADIUS = 0.204
 CORNER = CONTACT_RADIUS * np.sqrt(2)
 FRICTION = {"cube": 0.293, "cylinder": 0.293, "sphere": 0.0}
 LINEAR_DRAG, SQUARE_DRAG = 0.04, 0.04
-SPIN_FRICTION, SPIN_LINEAR_DRAG, SPIN_SQUARE_DRAG = 3.8, 0.1, 0.08
+SPIN_FRICTION, SPIN_LINEAR_DRAG, SPIN_SQUARE_DRAG = 3.8, 0.1, 0.1
 
 # Restitution grows from 0 at SLOW_HIT to FULL_RESTITUTION at FAST_HIT units per second.
 FULL_RESTITUTION, SLOW_HIT, FAST_HIT = 0.5, 0.7, 2.3
