@@ -134,7 +134,8 @@ def flow_to_color(flow: np.ndarray, max_magnitude: float | None = None) -> np.nd
     wheel = np.array(
         [(1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1), (1, 0, 0)]
     )
-    position = (np.arctan2(-y, -x) / math.pi + 1) / 2 * (corners[-1] - 1)
+    # Adding 0 turns -0 into 0: both are "right", the seam of the wheel.
+    position = (np.arctan2(-(y + 0.0), -x) / math.pi + 1) / 2 * (corners[-1] - 1)
     hue = np.stack([np.interp(position, corners, wheel[:, k]) for k in range(3)], -1)
     length = length[..., None]
     color = np.where(length <= 1, 1 - length * (1 - hue), 0.75 * hue)
