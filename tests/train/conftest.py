@@ -1,4 +1,4 @@
-"""A system of a few lines and data for it: linear regression on a clip's mean colour."""
+"""A system of a few lines and its data: linear regression on a clip's mean colour."""
 
 import grain
 import jax
@@ -64,15 +64,15 @@ def toy_clip(index):
     return {schema.VIDEO: values, schema.VIDEO_ID: np.int32(index)}
 
 
-def toy_train_batches():
+def toy_train_batches(num_epochs=None):
     return (
         grain.MapDataset.source(range(64))
         .seed(3)
         .shuffle()
-        .repeat()
+        .repeat(num_epochs)
         .map(toy_clip)
         .batch(8)
-        .to_iter_dataset()
+        .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
     )
 
 
@@ -84,17 +84,17 @@ def toy_eval_batches():
 
 
 def toy_train(workdir, system=None, **changes):
-    arguments = dict(
-        train_batches=toy_train_batches,
-        eval_batches=toy_eval_batches,
-        num_steps=40,
-        log_every=5,
-        eval_every=10,
-        checkpoint_every=10,
-        seed=7,
-        workdir=workdir,
-        config_json='{"name": "toy"}',
-    )
+    arguments = {
+        "train_batches": toy_train_batches,
+        "eval_batches": toy_eval_batches,
+        "num_steps": 40,
+        "log_every": 5,
+        "eval_every": 10,
+        "checkpoint_every": 10,
+        "seed": 7,
+        "workdir": workdir,
+        "config_json": '{"name": "toy"}',
+    }
     return loop.train(system or ToySystem(), **(arguments | changes))
 
 
