@@ -24,9 +24,9 @@ import mujoco
 import numpy as np
 
 from jax_vidpred.data.schema import FRAME_SECONDS, NUM_FRAMES, Collision
-from jax_vidpred.data.twin.scene import RADIUS
 from jax_vidpred.ops import geometry
 
+RADIUS = 0.2  # of spheres and cylinders; half the edge of cubes; height of all centres
 # Bodies touch a little before their surfaces do, as in Bullet: round objects were
 # measured to meet at a distance of 0.40 to 0.43.
 CONTACT_RADIUS = 0.204
@@ -44,7 +44,7 @@ CONTACT_STIFFNESS = 7e4
 
 # A frame is cut into equal slices. A slice in which two objects may touch is made of
 # many small steps, so that a contact is resolved; all others are one step.
-SLICES, SMALL_STEPS = 4, 7
+SLICES, SMALL_STEPS = 2, 14
 
 
 @dataclasses.dataclass(frozen=True)

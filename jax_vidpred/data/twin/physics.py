@@ -15,13 +15,13 @@ from jax_vidpred.data.schema import (
     DataError,
 )
 from jax_vidpred.data.twin.dynamics import (
+    RADIUS,
     InitialState,
     Motion,
     in_view,
     move,
     travel,
 )
-from jax_vidpred.data.twin.scene import RADIUS
 
 NUM_OBJECTS = {4: 0.36, 5: 0.45, 6: 0.19}  # shares measured on 42 official files
 # Share of the scenes with so many collisions that is kept; the result is close to the
