@@ -110,12 +110,10 @@ def test_nothing_is_fetched(page):
     assert not re.search(r"url\((?!#)", page.read_text())
 
 
-def test_ids_are_unique_or_name_the_same_thing(page):
+def test_what_a_drawing_refers_to_is_there(page):
     text = page.read_text()
-    ids = re.findall(r' id="([^"]+)"', text)
-    assert len(ids) == len(set(ids)) > 0
     targets = re.findall(r'(?:url\(|href=")#([^")]+)', text)
-    assert set(targets) == set(ids)
+    assert set(targets) == set(re.findall(r' id="([^"]+)"', text)) != set()
 
 
 def test_eight_videos_of_128_pixels_stay_below_ten_megabytes(tmp_path):
@@ -136,14 +134,14 @@ def test_eight_videos_of_128_pixels_stay_below_ten_megabytes(tmp_path):
 
 
 def test_contact_sheet_holds_every_frame():
-    frames = np.random.default_rng(0).integers(0, 256, (7, 5, 6, 3), np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), np.uint8)
     data, columns, size = contact_sheet(frames, lossless=True)
-    assert (columns, size) == (3, (6, 5))
+    assert (columns, size) == (3, (6, 4))
     sheet = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    assert sheet.shape == (15, 18, 3)
+    assert sheet.shape == (8, 18, 3)
     for k, frame in enumerate(frames):
-        y, x = k // 3 * 5, k % 3 * 6
-        np.testing.assert_array_equal(sheet[y : y + 5, x : x + 6], frame)
+        y, x = k // 3 * 4, k % 3 * 6
+        np.testing.assert_array_equal(sheet[y : y + 4, x : x + 6], frame)
 
 
 def test_contact_sheet_shrinks_large_frames():
