@@ -1,0 +1,365 @@
+"""CLEVRER files -> a prepared data set: TFDS builder, ArrayRecord files, no TensorFlow.
+
+Frames are stored raw at one size, with everything that the annotations tell: flow and
+visibility on a grid, segments, object states, collisions. Twin and real files alike.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import itertools
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from array_record.python.array_record_module import ArrayRecordWriter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+from jax_vidpred.data.clevrer import Files, index_files, read_or_error
+from jax_vidpred.data.schema import VIDEO_ID, DataError
+from jax_vidpred.data.source import FRAMES_PER_RECORD, VideoSource, record_fields
+from jax_vidpred.data.video_io import write_whole
+from jax_vidpred.data.workers import ordered_map
+
+FRAME = "frame"  # number of a record's first frame
+RECORDS_PER_SHARD = 8192  # 256 videos
+VIDEOS_PER_WORKER = 8  # fewer than that are read sooner than a worker process starts
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class ClevrerConfig(tfds.core.BuilderConfig):
+    """What is stored, and of which files.
+
+    Attributes:
+      height, width: of the stored frames, in pixels.
+      grid_stride: pixels per cell of the grid that flow and visibility live on.
+      frame_stride: frames between the two frames that flow is about.
+      compression: "uncompressed", or "zstd" for files that are about 6 times smaller
+        and take 3 times as long to read.
+      files: of every split.
+      num_workers: processes that read files.
+    """
+
+    height: int
+    width: int
+    grid_stride: int
+    frame_stride: int = 1
+    compression: str = "uncompressed"
+    files: Mapping[str, Sequence[Files]] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
+    num_workers: int = 1
+
+
+class Clevrer(tfds.core.GeneratorBasedBuilder):
+    """Videos of colliding objects, FRAMES_PER_RECORD frames a record, in order.
+
+    `metadata.json` lists (number, frames, annotated) of the videos of each split;
+    `skipped.json` the files that could not be used, with reasons.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    # Nothing is downloaded. TFDS would look for checksums with a package that it does
+    # not install (importlib_resources).
+    url_infos = None
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = self.builder_config
+        fields = record_fields(config.height, config.width, config.grid_stride)
+        features = {
+            key: tfds.features.Tensor(
+                shape=(FRAMES_PER_RECORD, *field.shape),
+                dtype=field.stored,
+                # TFDS would store integers as varints, 18 times slower to read.
+                encoding="bytes",
+            )
+            for key, field in fields.items()
+        }
+        features[VIDEO_ID] = tfds.features.Scalar(np.int32)
+        features[FRAME] = tfds.features.Scalar(np.int32)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(videos={}),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # nothing is downloaded
+        return {
+            split: self._generate_examples(split, files)
+            for split, files in self.builder_config.files.items()
+        }
+
+    def _generate_examples(self, split, files):
+        config = self.builder_config
+        fields = record_fields(config.height, config.width, config.grid_stride)
+        options = {
+            "height": config.height,
+            "width": config.width,
+            "grid_stride": config.grid_stride,
+            "frame_stride": config.frame_stride,
+        }
+        videos, self.skipped[split] = [], []
+        # The metadata that TFDS writes beside the records, in the end.
+        self.info.metadata["videos"][split] = videos
+        results = ordered_map(
+            functools.partial(read_or_error, **options),
+            files,
+            min(config.num_workers, len(files) // VIDEOS_PER_WORKER),
+        )
+        for one, arrays in zip(
+            files, _progress(results, split, len(files)), strict=True
+        ):
+            if isinstance(arrays, DataError):
+                self.skipped[split].append((str(one.video), str(arrays)))
+                continue
+            num_frames = len(next(iter(arrays.values())))
+            videos.append([one.video_id, num_frames, len(arrays) > 1])
+            for start in range(0, num_frames, FRAMES_PER_RECORD):
+                record = {VIDEO_ID: one.video_id, FRAME: start}
+                for key, field in fields.items():
+                    record[key] = np.zeros(
+                        (FRAMES_PER_RECORD, *field.shape), field.stored
+                    )
+                    if key in arrays:
+                        rows = arrays[key][start : start + FRAMES_PER_RECORD]
+                        record[key][: len(rows)] = rows
+                yield one.video_id * 10**6 + start, record
+        if not videos:
+            raise DataError(
+                f"none of the {len(files)} videos of split {split!r} can be used;"
+                f" the first: {self.skipped[split][0][1]}"
+            )
+
+    def _download_and_prepare(self, dl_manager, download_config):
+        """Writes the records as they come.
+
+        The writer that TFDS would use sorts a whole split first: in memory up to 1 GiB,
+        and above that in files that only TensorFlow can write.
+        """
+        del download_config
+        self.skipped = {}
+        self.info.set_splits(
+            tfds.core.splits.SplitDict(
+                [
+                    self._write_split(split, examples)
+                    for split, examples in self._split_generators(dl_manager).items()
+                ]
+            )
+        )
+        listing = [
+            {"split": split, "video": video, "reason": reason}
+            for split, rows in self.skipped.items()
+            for video, reason in rows
+        ]
+        write_whole(
+            pathlib.Path(self.data_dir) / "skipped.json",
+            json.dumps(listing, indent=1).encode(),
+        )
+
+    def _write_split(self, split, examples) -> tfds.core.SplitInfo:
+        features = self.info.features
+        serializer = ExampleSerializer(features.get_serialized_info())
+        template = tfds.core.ShardedFileTemplate(
+            dataset_name=self.name,
+            data_dir=self.data_path,
+            split=split,
+            filetype_suffix="array_record",
+            template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
+        )
+        options = f"group_size:1,{self.builder_config.compression}"
+        lengths, num_bytes = [], 0
+        examples = iter(examples)
+        for first in examples:
+            path = template.sharded_filepath(shard_index=len(lengths), num_shards=None)
+            writer = ArrayRecordWriter(os.fspath(path), options)
+            rest = itertools.islice(examples, RECORDS_PER_SHARD - 1)
+            lengths.append(0)
+            for _, example in itertools.chain([first], rest):
+                record = serializer.serialize_example(features.encode_example(example))
+                writer.write(record)
+                lengths[-1] += 1
+                num_bytes += len(record)
+            writer.close()
+        return tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=lengths,
+            num_bytes=num_bytes,
+            filename_template=template,
+        )
+
+
+def prepare(
+    root: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    height: int,
+    width: int,
+    grid_stride: int,
+    frame_stride: int = 1,
+    compression: Literal["uncompressed", "zstd"] = "uncompressed",
+    num_workers: int | None = None,
+) -> dict[str, VideoSource]:
+    """The videos under a folder as sources to read clips from.
+
+    What is prepared already is used again, if the files (names, sizes, times) and the
+    settings are the same; else it is made, and appears at once or not at all. Files
+    that cannot be used are skipped, counted and listed in `skipped.json`.
+
+    Call it in one process at a time: it removes what a killed run has left behind.
+
+    Args:
+      root: folder of CLEVRER files, see `clevrer.index_files`.
+      out: folder for prepared data sets.
+      height, width: of the stored frames, in pixels.
+      grid_stride: pixels per cell of the grid that flow and visibility live on.
+      frame_stride: frames between the two frames that flow, visibility and collisions
+        are about.
+      compression: a video takes height * width * 0.53 KiB uncompressed (8.7 MB for
+        128x128); "zstd" makes that about 6 times smaller and reading 3 times slower.
+      num_workers: processes that read files; as many as there are cores when None.
+
+    Returns:
+      A source for each split that has videos.
+
+    Raises:
+      DataError: no videos, none that can be used, sizes that the grid does not divide,
+        or no room for the result.
+    """
+    for name, size in (("height", height), ("width", width)):
+        if size < grid_stride or size % grid_stride:
+            raise DataError(
+                f"{name}={size} is no multiple of grid_stride={grid_stride}; choose"
+                f" {max(size // grid_stride, 1) * grid_stride}"
+            )
+    files = index_files(root)
+    settings = f"{height}x{width}_grid{grid_stride}_stride{frame_stride}_{compression}"
+    config = ClevrerConfig(
+        name=f"{settings}_{_fingerprint(root, files)}",
+        height=height,
+        width=width,
+        grid_stride=grid_stride,
+        frame_stride=frame_stride,
+        compression=compression,
+        files=files,
+        num_workers=num_workers or len(os.sched_getaffinity(0)),
+    )
+    out = os.path.abspath(out)
+    with _quiet_tfds():
+        sources = _open(Clevrer(data_dir=out, config=config))
+        if sources is None:
+            _build(Clevrer(data_dir=out, config=config))
+            sources = _open(Clevrer(data_dir=out, config=config))
+    return sources
+
+
+def _build(builder: Clevrer) -> None:
+    folder = pathlib.Path(builder.data_dir)
+    shutil.rmtree(folder.parent, ignore_errors=True)  # damaged, or of a killed run
+    offline = tfds.download.DownloadConfig(try_download_gcs=False)
+    try:
+        builder.download_and_prepare(
+            file_format="array_record",
+            download_dir=folder.parent / "downloads",  # stays empty
+            download_config=offline,
+        )
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror}); free space or choose"
+            " another folder"
+        ) from error
+    num_videos = {s: len(v) for s, v in builder.info.metadata["videos"].items()}
+    skipped = [row for rows in builder.skipped.values() for row in rows]
+    counts = ", ".join(f"{split} {count}" for split, count in num_videos.items())
+    _say(f"Prepared {sum(num_videos.values())} videos ({counts}) in {folder}")
+    if skipped:
+        _say(
+            f"Skipped {len(skipped)} videos that cannot be used; the first:"
+            f" {skipped[0][1]} (all in {folder / 'skipped.json'})"
+        )
+
+
+def _open(builder: Clevrer) -> dict[str, VideoSource] | None:
+    """A source for each split; None where the data set is absent or not whole."""
+    config = builder.builder_config
+    if not builder.is_prepared():
+        return None
+    sources = {}
+    try:
+        for split, videos in builder.info.metadata["videos"].items():
+            records = builder.as_data_source(
+                split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+            )
+            records[len(records) - 1]  # opens the file: it is there and not cut short
+            video_ids, num_frames, annotated = np.array(videos, np.int32).T
+            sources[split] = VideoSource(
+                split=split,
+                records=records,
+                fields=record_fields(config.height, config.width, config.grid_stride),
+                frame_stride=config.frame_stride,
+                video_ids=video_ids,
+                num_frames=num_frames,
+                annotated=annotated.astype(bool),
+            )
+    except (OSError, ValueError, LookupError, RuntimeError) as error:
+        _say(f"{builder.data_dir} is damaged ({error}); it is made again")
+        return None
+    return sources
+
+
+@contextlib.contextmanager
+def _quiet_tfds():
+    """Without TFDS' own progress bars, banners and advice; errors still pass."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        logging.set_verbosity(verbosity)
+
+
+def _fingerprint(root: str | os.PathLike, files: Mapping[str, Sequence[Files]]) -> str:
+    """A short hash of the names, sizes and times of all files that are read."""
+    digest = hashlib.sha256()
+    for one in itertools.chain(*files.values()):
+        for path in (one.video, one.annotation):
+            if path is None:
+                continue
+            for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+                stat = part.stat()
+                row = (str(part.relative_to(root)), stat.st_size, int(stat.st_mtime))
+                digest.update(repr(row).encode())
+    return digest.hexdigest()[:12]
+
+
+def _progress(results, split: str, total: int):
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_console()) as progress:
+        yield from progress.track(results, total, description=f"Preparing {split}")
+
+
+def _console() -> Console:
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def _say(text: str) -> None:
+    _console().print(text)

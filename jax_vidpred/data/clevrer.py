@@ -1,0 +1,253 @@
+"""The official CLEVRER files, in any of their layouts, as arrays.
+
+Nothing here needs JAX or TFDS: the worker processes of the builder import this module.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from jaxtyping import Bool
+
+from jax_vidpred.data.schema import (
+    COLLISION,
+    FLOW,
+    MAX_OBJECTS,
+    PRESENT,
+    SEGMENTS,
+    SPLIT_STARTS,
+    STATE,
+    STATE_FEATURES,
+    VIDEO,
+    VISIBLE,
+    Annotation,
+    DataError,
+    split_of,
+)
+from jax_vidpred.data.twin.groundtruth import cast_flow, cast_segments
+from jax_vidpred.data.video_io import read_video
+from jax_vidpred.ops.masks import decode_rle
+
+_FILE = re.compile(r"(video|annotation|proposal|sim)_(\d{5})\.(mp4|json)")
+_FOLDER = re.compile(r"(?:video|sim)_(\d{5})")  # of frames, as in NS-DR's layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Where the parts of one video are.
+
+    Attributes:
+      video_id: number of the video.
+      video: an mp4 file, or a folder of pictures.
+      annotation: official annotation; None where there is none (all of test).
+      proposals: masks that a detector found; None where there are none.
+    """
+
+    video_id: int
+    video: pathlib.Path
+    annotation: pathlib.Path | None = None
+    proposals: pathlib.Path | None = None
+
+
+def index_files(root: str | os.PathLike) -> dict[str, tuple[Files, ...]]:
+    """Finds the videos under a folder, with their annotations and proposals.
+
+    Only names count, not the layout: `video_N.mp4`, `annotation_N.json`,
+    `proposal_N.json` or `sim_N.json`, and folders `sim_N` or `video_N` of pictures, at
+    any depth. The number alone determines the split. Where a video is there both as mp4
+    and as pictures, the mp4 is used.
+
+    Returns:
+      The splits that have videos, in the order train, validation, test; their videos
+      by rising number.
+
+    Raises:
+      DataError: no such folder, no videos in it, or one video twice.
+    """
+    root = pathlib.Path(root)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; give the folder of the CLEVRER files")
+    found: dict[str, dict[int, pathlib.Path]] = {
+        kind: {} for kind in ("video", "annotation", "proposal", "pictures")
+    }
+
+    def add(kind, number, path):
+        other = found[kind].setdefault(int(number), path)
+        if other != path:
+            raise DataError(
+                f"{kind} {number} is there twice, {other} and {path}; keep one of them"
+            )
+
+    for folder, folders, names in os.walk(root):
+        # Archives made on a Mac carry a shadow of every file.
+        folders[:] = sorted(name for name in folders if name != "__MACOSX")
+        folder = pathlib.Path(folder)
+        for name in sorted(names):
+            match = _FILE.fullmatch(name)
+            if match and (match[1] == "video") == (match[3] == "mp4"):
+                kind = "proposal" if match[1] == "sim" else match[1]
+                add(kind, match[2], folder / name)
+        for name in folders:
+            match = _FOLDER.fullmatch(name)
+            if match:
+                add("pictures", match[1], folder / name)
+
+    videos = found["pictures"] | found["video"]
+    if not videos:
+        raise DataError(
+            f"{root}: no videos in it; wanted files video_NNNNN.mp4 at any depth"
+        )
+    index = {split: [] for split in SPLIT_STARTS}
+    for number, video in sorted(videos.items()):
+        files = Files(
+            video_id=number,
+            video=video,
+            annotation=found["annotation"].get(number),
+            proposals=found["proposal"].get(number),
+        )
+        index[split_of(number)].append(files)
+    return {split: tuple(files) for split, files in index.items() if files}
+
+
+def read_arrays(
+    files: Files, *, height: int, width: int, grid_stride: int, frame_stride: int
+) -> dict[str, np.ndarray]:
+    """Everything that is stored of one video, one row per frame.
+
+    Rows of quantities between two frames describe the step from frame t to frame
+    t + frame_stride; the last frame_stride rows, which have no such frame, are zero.
+    Without an annotation only `video` is there.
+
+    Returns:
+      VIDEO uint8 [t, height, width, 3]; and with gh = height / grid_stride,
+      gw = width / grid_stride: FLOW float16 [t, gh, gw, 2], VISIBLE float16
+      [t, gh, gw, 1], SEGMENTS uint8 [t, height, width], STATE float32
+      [t, MAX_OBJECTS, 4], PRESENT uint8 [t, MAX_OBJECTS], COLLISION float32 [t], the
+      number of collisions with t <= frame < t + frame_stride.
+
+    Raises:
+      DataError: a file cannot be used.
+    """
+    video = read_video(files.video, size=(height, width))
+    if files.annotation is None:
+        return {VIDEO: video}
+    annotation = Annotation.from_json(files.annotation)
+    num_frames, num_objects = annotation.num_frames, annotation.num_objects
+    if annotation.video_id != files.video_id:
+        raise DataError(
+            f"{files.annotation} is about video {annotation.video_id}; wanted"
+            f" {files.video_id}; get the file again or leave it out"
+        )
+    if num_frames != len(video):
+        raise DataError(
+            f"{files.annotation} has {num_frames} frames, but {files.video} has"
+            f" {len(video)}; get both files again or leave them out"
+        )
+    if num_objects > MAX_OBJECTS:
+        raise DataError(
+            f"{files.annotation} has {num_objects} objects; at most {MAX_OBJECTS} can"
+            " be stored; leave the video out"
+        )
+    if frame_stride >= num_frames:
+        raise DataError(
+            f"{files.video} has {num_frames} frames; frame_stride={frame_stride} wants"
+            f" at least {frame_stride + 1}"
+        )
+
+    flow, visible = cast_flow(
+        annotation,
+        height // grid_stride,
+        width // grid_stride,
+        frame_stride=frame_stride,
+    )
+    last = [(0, frame_stride)]
+    state = np.zeros((num_frames, MAX_OBJECTS, len(STATE_FEATURES)), np.float32)
+    state[:, :num_objects, :2] = annotation.location[..., :2]
+    state[:, :num_objects, 2:] = annotation.velocity[..., :2]
+    present = np.zeros((num_frames, MAX_OBJECTS), np.uint8)
+    present[:, :num_objects] = annotation.in_view
+    return {
+        VIDEO: video,
+        FLOW: np.pad(flow.astype(np.float16), last + [(0, 0)] * 3),
+        VISIBLE: np.pad(visible.astype(np.float16), last + [(0, 0)] * 2)[..., None],
+        SEGMENTS: cast_segments(annotation, height, width),
+        STATE: state,
+        PRESENT: present,
+        COLLISION: _collisions(annotation, frame_stride),
+    }
+
+
+def read_or_error(files: Files, **options) -> dict[str, np.ndarray] | DataError:
+    """`read_arrays`, or the error in its place, for one bad file must not stop all."""
+    try:
+        return read_arrays(files, **options)
+    except DataError as error:
+        return error
+
+
+def _collisions(annotation: Annotation, frame_stride: int) -> np.ndarray:
+    counts = np.zeros(annotation.num_frames, np.float32)
+    for collision in annotation.collisions:
+        counts[max(collision.frame - frame_stride + 1, 0) : collision.frame + 1] += 1
+    counts[annotation.num_frames - frame_stride :] = 0
+    return counts
+
+
+def iterate_proposals(
+    path: str | os.PathLike, properties: tuple[tuple[str, str, str], ...]
+) -> Iterator[tuple[int, Bool[np.ndarray, "n h w"]]]:
+    """The masks that a detector found, given to the objects of the annotation.
+
+    A detection belongs to the object of the same (color, material, shape). The detector
+    confuses materials at times: what is left goes to the object of the same color and
+    shape if no other object has them. Lists have no meaningful order in these files.
+
+    Args:
+      path: a file of `derender_proposals` or `processed_proposals`.
+      properties: (color, material, shape) of the n objects.
+
+    Yields:
+      The frame's number and the mask of every object; empty where it was not found.
+      Frames with no detection at all are left out.
+
+    Raises:
+      DataError: the file is not such a file or a mask is damaged.
+    """
+    try:
+        frames = json.loads(pathlib.Path(path).read_text())["frames"]
+        for frame in frames:
+            found = _matched(frame["objects"], properties)
+            if not found:
+                continue
+            decoded = {k: decode_rle(one["mask"]) for k, one in found.items()}
+            shape = next(iter(decoded.values())).shape
+            masks = np.zeros((len(properties), *shape), bool)
+            for k, mask in decoded.items():
+                masks[k] = mask
+            yield int(frame["frame_index"]), masks
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: not a CLEVRER proposal file ({type(error).__name__}: {error});"
+            " get it again or leave it out"
+        ) from error
+
+
+def _matched(
+    detections: list[Mapping], properties: tuple[tuple[str, str, str], ...]
+) -> dict[int, Mapping]:
+    """Object number -> its detection, the surest first."""
+    rest = sorted(detections, key=lambda one: -one.get("score", 1.0))
+    found: dict[int, Mapping] = {}
+    for keys in (("color", "material", "shape"), ("color", "shape")):
+        columns = [("color", "material", "shape").index(key) for key in keys]
+        names = [tuple(row[c] for c in columns) for row in properties]
+        for one in rest:
+            name = tuple(one[key] for key in keys)
+            if names.count(name) == 1 and names.index(name) not in found:
+                found[names.index(name)] = one
+        rest = [one for one in rest if all(one is not used for used in found.values())]
+    return found

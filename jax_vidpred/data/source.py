@@ -1,0 +1,163 @@
+"""Random access to any frames of any video of a prepared data set.
+
+A video is stored as records of FRAMES_PER_RECORD consecutive frames, and a clip reads
+only the records that it touches: decompressing whole videos would cost ten times more.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jax_vidpred.data.schema import (
+    COLLISION,
+    FLOW,
+    MAX_OBJECTS,
+    PRESENT,
+    SEGMENTS,
+    STATE,
+    STATE_FEATURES,
+    VIDEO,
+    VISIBLE,
+    DataError,
+)
+
+FRAMES_PER_RECORD = 4
+PAIR_KEYS = (FLOW, VISIBLE, COLLISION)  # about the step from a frame to the next
+ANNOTATED_KEYS = (*PAIR_KEYS, SEGMENTS, STATE, PRESENT)  # unknown without annotation
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """How one key is stored and handed out, per frame."""
+
+    shape: tuple[int, ...]
+    stored: type
+    given: type
+
+
+def record_fields(height: int, width: int, grid_stride: int) -> dict[str, Field]:
+    """What a record holds for each of its frames."""
+    grid = (height // grid_stride, width // grid_stride)
+    return {
+        VIDEO: Field((height, width, 3), np.uint8, np.uint8),
+        FLOW: Field((*grid, 2), np.float16, np.float32),
+        VISIBLE: Field((*grid, 1), np.float16, np.float32),
+        SEGMENTS: Field((height, width), np.uint8, np.uint8),
+        STATE: Field((MAX_OBJECTS, len(STATE_FEATURES)), np.float32, np.float32),
+        PRESENT: Field((MAX_OBJECTS,), np.uint8, np.bool_),
+        COLLISION: Field((), np.float32, np.float32),
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VideoSource:
+    """The videos of one split.
+
+    Attributes:
+      split: its name.
+      records: serialised records; those of a video follow each other.
+      fields: what a record holds.
+      frame_stride: frames between the two frames that the PAIR_KEYS are about.
+      video_ids: [n] int32, number of each video.
+      num_frames: [n] int32, its length.
+      annotated: [n] bool, whether its ANNOTATED_KEYS are known.
+    """
+
+    split: str
+    records: Sequence[bytes]
+    fields: Mapping[str, Field]
+    frame_stride: int
+    video_ids: np.ndarray
+    num_frames: np.ndarray
+    annotated: np.ndarray
+
+    def __post_init__(self):
+        num_records = -(-self.num_frames // FRAMES_PER_RECORD)
+        first = np.concatenate([[0], np.cumsum(num_records)])
+        if first[-1] != len(self.records):
+            raise DataError(
+                f"split {self.split!r} has {len(self.records)} records, wanted"
+                f" {first[-1]}; delete the prepared data set, it will be made again"
+            )
+        object.__setattr__(self, "_first_record", first)
+
+    def __len__(self) -> int:
+        """Number of videos."""
+        return len(self.video_ids)
+
+    def empty(self, keys: Sequence[str], num_clips: int, clip_frames: int) -> dict:
+        """Zeros of the shapes and types that `read` fills: {key: [b, t, ...]}."""
+        return {
+            key: np.zeros(
+                (num_clips, clip_frames - (key in PAIR_KEYS), *self.fields[key].shape),
+                self.fields[key].given,
+            )
+            for key in keys
+        }
+
+    def read(
+        self, index: int, start: int, stride: int, into: Mapping[str, np.ndarray]
+    ) -> None:
+        """Reads frames start, start + stride, ... of a video into [t, ...] arrays.
+
+        The length of each array says how many frames to read.
+
+        Raises:
+          DataError: the video is too short.
+        """
+        length = max(len(array) for array in into.values())
+        last = start + (length - 1) * stride
+        if start < 0 or last >= self.num_frames[index]:
+            raise DataError(
+                f"video {self.video_ids[index]} has {self.num_frames[index]} frames;"
+                f" frames {start} to {last} were asked for; ask for a shorter clip"
+            )
+        record = None
+        for at in range(length):
+            position, offset = divmod(start + at * stride, FRAMES_PER_RECORD)
+            if position == record:
+                continue  # came with the frame before
+            record = position
+            blob = self.records[int(self._first_record[index]) + record]
+            payloads = record_payloads(blob)
+            count = -(-(FRAMES_PER_RECORD - offset) // stride)
+            for key, array in into.items():
+                field = self.fields[key]
+                rows = np.frombuffer(payloads[key.encode()], field.stored)
+                rows = rows.reshape(FRAMES_PER_RECORD, *field.shape)[offset::stride]
+                wanted = array[at : at + count]
+                wanted[...] = rows[: len(wanted)]
+
+
+def record_payloads(record: bytes) -> dict[bytes, memoryview]:
+    """The bytes of every feature of a serialised `tf.train.Example`, not copied.
+
+    TFDS parses and copies all features of a record; this only finds them. The message
+    is Example { Features { map<name, Feature { BytesList { one value } } } }, and each
+    level starts with a tag byte and a length (protocol buffers' encoding).
+    """
+    data = memoryview(record)
+    payloads = {}
+    _, at, end = _enter(data, 0)  # features
+    while at < end:
+        _, at, entry_end = _enter(data, at)
+        _, name, value = _enter(data, at)
+        name = bytes(data[name:value])
+        _, value, _ = _enter(data, value)  # Feature
+        _, value, _ = _enter(data, value)  # BytesList
+        _, value, value_end = _enter(data, value)
+        payloads[name] = data[value:value_end]
+        at = entry_end
+    return payloads
+
+
+def _enter(data: memoryview, at: int) -> tuple[int, int, int]:
+    """Tag of the field at a position, and where its content starts and ends."""
+    tag, length, shift = data[at], 0, 0
+    while True:
+        at += 1
+        length |= (data[at] & 0x7F) << shift
+        shift += 7
+        if data[at] < 0x80:
+            return tag, at + 1, at + 1 + length
