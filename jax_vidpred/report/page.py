@@ -30,7 +30,9 @@ from jax_vidpred.report.panels import (
 from jax_vidpred.report.plots import collision_curve, psnr_curves
 from jax_vidpred.report.table import (
     BASELINES,
+    CONSTANT_VELOCITY,
     COPY_LAST,
+    VAE_CEILING,
     Scores,
     cells,
     columns,
@@ -39,6 +41,13 @@ from jax_vidpred.report.table import (
 
 # Frames larger than this are shrunk for the page: a panel is never drawn wider.
 _MAX_SIDE = 256
+
+_TABLE_NOTES = {
+    COPY_LAST: "Copy-last repeats the last context frame.",
+    CONSTANT_VELOCITY: "Constant velocity moves its content on along the last flow.",
+    VAE_CEILING: "The VAE ceiling is the true future, encoded and decoded.",
+    "psnr_moving": "Moving pixels are those that differ from the last context frame.",
+}
 
 
 def write_page(
@@ -187,12 +196,8 @@ def _results(scores, videos):
         f'<div class="scroll"><table><thead><tr><th>mean over frames</th>{head}</tr>'
         f"</thead><tbody>{rows}</tbody></table></div>"
     )
-    note = (
-        "Copy-last repeats the last context frame; constant velocity moves its content"
-        " on along the last flow; the VAE ceiling is the true future, encoded and"
-        " decoded. Moving pixels are those that differ from the last context frame."
-        " Bold: the best, the ceiling apart."
-    )
+    shown = [*scores, *columns(scores)]
+    note = " ".join(words for key, words in _TABLE_NOTES.items() if key in shown)
     curves = _mean_curves(videos)
     picture = f"<div>{_drawing(psnr_curves(curves))}</div>" if curves else ""
     # The cursor belongs to the player of one video.
