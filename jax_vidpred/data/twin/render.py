@@ -82,18 +82,15 @@ class _Shot:
     def changed(self, frame: int, previous: int | None) -> np.ndarray:
         """Pixels [height, width] that may differ from the previous frame's.
 
-        Everything when there is no previous frame. Else the objects that moved, with
-        their shadows, before and after; and all metal, as it mirrors the shadows.
+        Everything when there is no previous frame; else the objects that moved, with
+        whatever they may shade, before and after.
         """
         if previous is None:
             return np.ones((self.height, self.width), bool)
         moved = (self._pose[frame] != self._pose[previous]).any(-1)
         if not moved.any():
             return np.zeros((self.height, self.width), bool)
-        boxes = [self._boxes[frame][self._metal]]
-        boxes += [
-            self._shadow_boxes[t][moved].reshape(-1, 4) for t in (frame, previous)
-        ]
+        boxes = [self._shadow_boxes[t][moved].reshape(-1, 4) for t in (frame, previous)]
         return box_mask(np.concatenate(boxes), self.height, self.width)
 
     def shade(self, picture: np.ndarray, frame: int, mask: np.ndarray) -> None:
@@ -175,15 +172,7 @@ class _Shot:
         there, facing, view = points[:, metal], normal[:, metal], view[:, metal]
         view = view / np.sqrt(shading.dot(view, view))
         mirrored = view - 2 * shading.dot(view, facing) * facing
-        below = shading.mirrored_floor(there, mirrored)
-        down = np.flatnonzero(mirrored[2] < 0)
-        visibility = np.ones((len(_LAMPS), len(metal)), np.float32)
-        for lamp in _LAMPS:
-            visibility[lamp, down] = shading.lamp_visibility(
-                self._scene, below[:, down], lamp, 1
-            )
-        floor_lamps = shading.floor_light(below, visibility)
-        radiance[:, metal] *= shading.metal(there, mirrored, floor_lamps)
+        radiance[:, metal] *= shading.metal(there, mirrored)
         return shading.encode(radiance)
 
     def _rounded_normals(self, frame, index, points, normal):

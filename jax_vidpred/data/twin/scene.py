@@ -10,16 +10,16 @@ import numpy as np
 from jax_vidpred.data.schema import Annotation
 from jax_vidpred.ops import geometry
 
-RADIUS = (
-    0.2  # of spheres and cylinders; half the edge of cubes, half a cylinder's height
-)
+RADIUS = 0.2  # nominal, of every shape: the height at which annotated centres rest
+# As seen in the official videos (fitted to 0.001): radius, or half of edge and height.
+SIZES = {"sphere": 0.2, "cube": 0.1905, "cylinder": 0.1965}
 FLOOR = 255  # what `Scene.cast` calls a ray that hits no object
 
 _GEOMS = {
-    "sphere": f'type="sphere" size="{RADIUS}"',
-    "cube": f'type="box" size="{RADIUS} {RADIUS} {RADIUS}"',
+    "sphere": 'type="sphere" size="{0}"',
+    "cube": 'type="box" size="{0} {0} {0}"',
     # MuJoCo's cylinder stands on z, that of the annotations on its local y.
-    "cylinder": f'type="cylinder" size="{RADIUS} {RADIUS}" euler="90 0 0"',
+    "cylinder": 'type="cylinder" size="{0} {0}" euler="90 0 0"',
 }
 _CORNERS = RADIUS * np.array(
     [[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float64
@@ -32,7 +32,7 @@ class Scene:
 
     def __init__(self, annotation: Annotation):
         bodies = "".join(
-            f'<body mocap="true"><geom {_GEOMS[shape]}/></body>'
+            f'<body mocap="true"><geom {_GEOMS[shape].format(SIZES[shape])}/></body>'
             for _, _, shape in annotation.properties
         )
         self._model = mujoco.MjModel.from_xml_string(

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from jax_vidpred.data.twin import look
-from jax_vidpred.data.twin.scene import FLOOR, RADIUS, Scene
+from jax_vidpred.data.twin.scene import FLOOR, SIZES, Scene
 
-BEVEL = 0.012  # radius of the rounded edges of cubes and cylinders, world units
+# Radius of the rounded edges, world units.
+BEVELS = {"sphere": 0.0, "cube": 0.03, "cylinder": 0.012}
 _LAMPS = range(len(look.LAMP_POSITION))
 _BEHIND = 1e-4  # share of a lamp's ray: nothing nearer to the point shades it
 
@@ -116,22 +117,18 @@ def rubber(normal: np.ndarray, lamps: np.ndarray) -> np.ndarray:
     )
 
 
-def mirrored_floor(points: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-    """Where on the floor a mirrored ray ends [3, m]; far away if not going down."""
-    return points - mirrored * (points[2] / np.minimum(mirrored[2], -0.02))
-
-
-def metal(
-    points: np.ndarray, mirrored: np.ndarray, floor_lamps: np.ndarray
-) -> np.ndarray:
+def metal(points: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     """Radiance over reflectance [m] of metal.
+
+    Other objects and their shadows are not mirrored, so it depends on no other object.
 
     Args:
       points: [3, m] on the surface.
       mirrored: [3, m] unit directions into which the view is mirrored there.
-      floor_lamps: [m] `floor_light` at `mirrored_floor`.
     """
-    floor = look.METAL_FLOOR[0] + look.METAL_FLOOR[1] * floor_lamps
+    # Where the mirrored ray ends on the floor; far away if it does not go down.
+    below = points - mirrored * (points[2] / np.minimum(mirrored[2], -0.02))
+    floor = look.METAL_FLOOR[0] + look.METAL_FLOOR[1] * floor_light(below)
     a, *b = look.METAL_SKY
     sky = np.maximum(a + dot(b, mirrored), 0) + _glow(mirrored)
     for lamp in _LAMPS:
@@ -180,7 +177,7 @@ def round_edges(local: np.ndarray, normal: np.ndarray, shape: str) -> np.ndarray
       local: [3, m] points on the surface, own axes (a cylinder's axis is y).
       normal: [3, m] of the geom with sharp edges; returned as it is for spheres.
     """
-    flat = RADIUS - BEVEL
+    flat = SIZES[shape] - BEVELS[shape]
     if shape == "cube":
         bent = np.sign(local) * np.maximum(np.abs(local) - flat, 0)
     elif shape == "cylinder":
