@@ -41,20 +41,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m jax_vidpred.simulate",
         description="Make simulated videos in the official layout of CLEVRER.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--out", required=True, help="folder of the data set")
     for split in SPLIT_STARTS:
         parser.add_argument(
-            f"--num_{split}", type=int, default=0, help=f"videos of the {split} split"
+            f"--num_{split}",
+            type=int,
+            default=0,
+            help=f"videos of the {split} split (0)",
         )
     parser.add_argument(
-        "--size", type=_size, default="64x64", help="WIDTHxHEIGHT in pixels"
+        "--size", type=_size, default="64x64", help="WIDTHxHEIGHT in pixels (64x64)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the whole data set")
-    parser.add_argument(
-        "--workers", type=int, help="processes; one per core if not given"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="of the whole data set (0)")
+    parser.add_argument("--workers", type=int, help="processes (one per core)")
     return parser.parse_args(arguments)
 
 
