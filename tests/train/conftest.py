@@ -45,7 +45,8 @@ class ToySystem(protocol.System):
             loss = now.extra["ratio"] * jnp.mean(errors**2)
             if self.diverge_at is not None:
                 loss = jnp.where(now.step + 1 == self.diverge_at, jnp.nan, loss)
-            return loss, {"ratio": now.extra["ratio"]}
+            ids = jnp.sum(batch[schema.VIDEO_ID])
+            return loss, {"ratio": now.extra["ratio"], "noise": noise, "ids": ids}
 
         return steps.gradient_step(loss_fn, self.optimizer, now, ema_decay=0.9)
 

@@ -1,5 +1,6 @@
 """The loop: exact resumption, what is written, how it stops."""
 
+import itertools
 import pathlib
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jax_vidpred.train import checkpoint, loop, measurements, writers
+from jax_vidpred.train import checkpoint, loop, measurements, rngs, writers
 
 
 def assert_same(one, other):
@@ -76,11 +77,36 @@ def test_finished_run_returns_its_state_at_once(tmp_path, toy, capsys, monkeypat
     assert "already trained for 10 steps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("bad_step", [13, 20, 40])
-def test_divergence_stops_and_keeps_the_last_good_checkpoint(tmp_path, toy, bad_step):
+def test_every_step_has_its_key_and_its_batch(tmp_path, toy):
+    toy.train(tmp_path, num_steps=6, log_every=1)
+    lines = [x for x in writers.read_metrics(tmp_path) if "train/noise" in x]
+    keys = [rngs.fold_in(rngs.for_step(7, "train", k), "noise") for k in range(6)]
+    np.testing.assert_allclose(
+        [line["train/noise"] for line in lines],
+        [0.01 * jax.random.normal(key, ()) for key in keys],
+        rtol=1e-5,
+    )
+    batches = itertools.islice(toy.train_batches(), 6)
+    assert [line["train/ids"] for line in lines] == [
+        batch["video_id"].sum() for batch in batches
+    ]
+
+
+@pytest.mark.parametrize(
+    "bad_step, changes",
+    [
+        (13, {}),
+        (20, {}),
+        (40, {}),
+        (17, {"log_every": 100, "eval_every": 100}),  # found only when saving
+    ],
+)
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(
+    tmp_path, toy, bad_step, changes
+):
     system = toy.System(diverge_at=bad_step)
     with pytest.raises(measurements.TrainingDiverged) as caught:
-        toy.train(tmp_path, system)
+        toy.train(tmp_path, system, **changes)
     message = str(caught.value)
     assert f"not finite at step {bad_step}:" in message
     assert "loss=nan" in message.split("(finite:")[0]
