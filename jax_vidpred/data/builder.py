@@ -188,10 +188,12 @@ class Clevrer(tfds.core.GeneratorBasedBuilder):
             lengths.append(0)
             for _, example in itertools.chain([first], rest):
                 record = serializer.serialize_example(features.encode_example(example))
-                writer.write(record)
+                with _as_os_error():
+                    writer.write(record)
                 lengths[-1] += 1
                 num_bytes += len(record)
-            writer.close()
+            with _as_os_error():
+                writer.close()
         return tfds.core.SplitInfo(
             name=split,
             shard_lengths=lengths,
@@ -259,14 +261,15 @@ def prepare(
     with _quiet_tfds():
         sources = _open(Clevrer(data_dir=out, config=config))
         if sources is None:
-            _build(Clevrer(data_dir=out, config=config))
+            _build(out, config)
             sources = _open(Clevrer(data_dir=out, config=config))
     return sources
 
 
-def _build(builder: Clevrer) -> None:
-    folder = pathlib.Path(builder.data_dir)
+def _build(out: str, config: ClevrerConfig) -> None:
+    folder = pathlib.Path(Clevrer(data_dir=out, config=config).data_dir)
     shutil.rmtree(folder.parent, ignore_errors=True)  # damaged, or of a killed run
+    builder = Clevrer(data_dir=out, config=config)
     offline = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
         builder.download_and_prepare(
@@ -276,8 +279,7 @@ def _build(builder: Clevrer) -> None:
         )
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be written ({error.strerror}); free space or choose"
-            " another folder"
+            f"{folder}: cannot be written ({error}); free space or choose another folder"
         ) from error
     num_videos = {s: len(v) for s, v in builder.info.metadata["videos"].items()}
     skipped = [row for rows in builder.skipped.values() for row in rows]
@@ -288,6 +290,15 @@ def _build(builder: Clevrer) -> None:
             f"Skipped {len(skipped)} videos that cannot be used; the first:"
             f" {skipped[0][1]} (all in {folder / 'skipped.json'})"
         )
+
+
+@contextlib.contextmanager
+def _as_os_error():
+    """ArrayRecord says RuntimeError when the disk is full."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
 
 
 def _open(builder: Clevrer) -> dict[str, VideoSource] | None:
