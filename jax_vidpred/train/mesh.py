@@ -78,4 +78,4 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 def enable_compilation_cache(directory: str | pathlib.Path) -> None:
     """Keeps compiled programs in `directory`: a second run starts without compiling."""
     jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -4,6 +4,8 @@ A system derives from `System` (or `Predictor`) and builds its networks in its o
 constructor; the loop, the evaluation pass and the commands know nothing else about it.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import flax.struct
@@ -29,6 +31,19 @@ class Prediction:
     aux: dict[str, Array] = flax.struct.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A trained system that a later one builds on.
+
+    Attributes:
+      system: as its config describes it.
+      params: what it predicts with: its trained parameters and those it keeps frozen.
+    """
+
+    system: "System"
+    params: Mapping[str, Any]
+
+
 class System(Protocol):
     """Something that can be trained.
 
@@ -38,6 +53,7 @@ class System(Protocol):
     """
 
     required_keys: tuple[str, ...]  # of the batch; checked before compilation
+    frozen: Mapping[str, Any] = {}  # parameters of earlier stages that are not trained
 
     def init(self, rng: jax.Array, batch: Batch) -> TrainState:
         """State at step 0; of `batch` only shapes and types should matter."""

@@ -30,6 +30,23 @@ def test_too_many_devices_are_refused():
         mesh.make_mesh(data=count + 1)
 
 
+def test_second_process_finds_compiled_programs(tmp_path):
+    script = (
+        "import sys, jax, jax.numpy as jnp\n"
+        "from jax_vidpred.train import mesh\n"
+        "mesh.enable_compilation_cache(sys.argv[1])\n"
+        "hits = []\n"
+        "jax.monitoring.register_event_listener(lambda e, **_: hits.append(e))\n"
+        "x = jnp.ones((1, 32, 32, 8))\n"
+        "f = lambda x: jax.lax.conv(x, jnp.ones((9, 32, 3, 3)), (1, 1), 'SAME').sum()\n"
+        "jax.jit(jax.grad(lambda x: sum(jnp.sin(k * f(x)) for k in range(40))))(x)\n"
+        "print(sum('cache_hits' in hit for hit in hits))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    assert int(subprocess.check_output(command, text=True)) == 0
+    assert int(subprocess.check_output(command, text=True)) >= 1
+
+
 SCRIPT = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
