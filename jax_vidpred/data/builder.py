@@ -279,7 +279,8 @@ def _build(out: str, config: ClevrerConfig) -> None:
         )
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be written ({error}); free space or choose another folder"
+            f"{folder}: cannot be written ({error}); free space or choose another"
+            " folder"
         ) from error
     num_videos = {s: len(v) for s, v in builder.info.metadata["videos"].items()}
     skipped = [row for rows in builder.skipped.values() for row in rows]

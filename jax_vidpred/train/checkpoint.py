@@ -95,7 +95,8 @@ class Checkpoints:
         """
         tree = _saved(state)
         score = (summary or {}).get(self._best_metric)
-        metrics = None
+        # Empty rather than None: Orbax would warn of every save without an evaluation.
+        metrics = {} if self._best_metric else None
         if score is not None and math.isfinite(score):
             metrics = {_SCORE: self._sign * score, self._best_metric: score}
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
@@ -260,7 +261,7 @@ def _folder(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def _score(metrics: Mapping[str, float]) -> float:
-    return metrics[_SCORE]
+    return metrics.get(_SCORE, -math.inf)
 
 
 def _saved(state: TrainState) -> dict[str, Any]:

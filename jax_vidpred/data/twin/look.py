@@ -4,11 +4,11 @@ Every number but the palette was fitted by least squares to four official videos
 annotations (00000, 01000, 02000, 10000); `shading.py` holds the formulas. Radiance is
 linear, 1 = white; positions are world units.
 
-* Lamps: positions, sizes and powers from the three shadows that every object throws on
-  the floor (residual 3 % of the floor's radiance, which is the noise of the frames).
+* Lamps: positions, sizes and powers from the shadows that every object throws on the
+  floor (residual 3 % of the floor's radiance, which is the noise of the frames).
 * Floor: the median picture without objects as a Chebyshev polynomial of degree 7 in
   the picture's coordinates (residual 1.5 grey levels; the frames' own grain is 1.4).
-* Rubber: residual 2.8 grey levels; metal: median residual 2.6, larger where it mirrors
+* Rubber: residual 2.7 grey levels; metal: median residual 2.9, larger where it mirrors
   other objects.
 """
 
@@ -26,14 +26,23 @@ PALETTE = {
     "yellow": (255, 238, 51),
 }
 
-# Key, fill and back lamp: squares that face the origin.
+# Key, fill, back lamp and a large one above: squares that face the origin.
 LAMP_POSITION = np.array(
-    [[6.46, -2.876, 4.461], [-4.834, -4.222, 3.318], [-1.042, 2.594, 6.06]]
+    [
+        [6.823, -3.054, 4.566],
+        [-5.011, -4.307, 3.391],
+        [-1.088, 2.696, 5.987],
+        [3.435, -1.427, 8.187],
+    ]
 )
-LAMP_HALF_EDGE = np.array([0.477, 0.468, 0.601])
-# Light on the floor right below, relative to the rest (which throws no shadow) = 1,
-# times distance squared.
-LAMP_POWER = 50 * np.exp([0.124, -1.218, -0.528])
+LAMP_HALF_EDGE = np.array([0.391, 0.422, 0.599, 1.172])
+# Light on the floor right below times distance squared, and light from elsewhere.
+LAMP_POWER = 50 * np.array([1.132, 0.289, 0.565, 1.426])
+AMBIENT = 0.0765
+# Objects throw light back on the floor: share per channel = reflectance * BOUNCE *
+# (1 / distance^3 - 1 / BOUNCE_REACH^3) for floor points that near to the centre.
+BOUNCE = 0.0045
+BOUNCE_REACH = 0.55
 
 # Display value 0..255 of the empty floor, red, green, blue: coefficients of
 # T_p(x) T_q(y), x and y in -1..1 over the picture, rows p = 0..7, columns q = 0..7 - p.
@@ -73,30 +82,33 @@ FLOOR = (
 # Rubber, light leaving it over reflectance, per channel: weights of the lamps' light,
 # then ambient light as a + b . normal.
 RUBBER_LAMPS = np.array(
-    [[0.1382, 0.0192, 0.0871], [0.1229, 0.0307, 0.1111], [0.1175, 0.0973, 0.1367]]
+    [
+        [0.1478, 0.0368, 0.0861, 0.0319],
+        [0.1309, 0.0521, 0.1099, 0.0334],
+        [0.1326, 0.1026, 0.1366, 0.0029],
+    ]
 )
 RUBBER_AMBIENT = np.array(
     [
-        [0.1467, 0.0187, -0.0166, 0.0093],
-        [0.1348, 0.0308, -0.0214, 0.0082],
-        [0.1259, 0.0313, -0.0211, -0.0054],
+        [0.1458, 0.0084, -0.0121, -0.0112],
+        [0.1320, 0.0222, -0.0169, -0.0118],
+        [0.1285, 0.0247, -0.0197, -0.0059],
     ]
 )
 
 # Metal mirrors, tinted by its reflectance: the floor (constant, and per unit of the
 # lamps' light on the floor), ...
-METAL_FLOOR = (0.104, 0.076)
-METAL_HORIZON = 0.047  # softness of the edge between floor and sky, in the sine
-METAL_SKY = (0.062, -0.058, 0.018, -0.038)  # a + b . direction, at least 0
-# ... a large soft light high above the camera's left, seen in the direction
-# (azimuth, elevation, both in degrees), ...
-METAL_GLOW_DIRECTION = (-24.5, 62.8)
-METAL_GLOW_ROTATION = 0.254  # radians
-METAL_GLOW_RADII = (0.136, 0.181)
-METAL_GLOW = (2.42, 0.036, 0.375)  # core, softness of its edge, halo
-# ... and the lamps: peak, falling off by e every so many degrees, plus a halo.
-METAL_LAMPS = (16.4, 5.3, 4.1)
-METAL_LAMP_ANGLE = 2.0
-METAL_LAMP_RADIUS = (0.0, 0.0, 4.8)  # degrees that a lamp stays bright
-METAL_HALOS = (0.334, 0.010, 0.135)
-METAL_HALO_ANGLE = 16.8
+METAL_FLOOR = (0.1489, 0.0343)
+METAL_HORIZON = 0.054  # softness of the edge between floor and sky, in the sine
+METAL_SKY = (0.0024, -0.117, 0.0615, -0.0727)  # a + b . direction, at least 0
+# ... the first three lamps: height, radius and softness of the edge in degrees of a
+# step (the back lamp's radius < 0 makes an exponential of it), and a halo, ...
+METAL_LAMPS = ((6.74, 3.0, 1.44), (4.13, 3.57, 1.0), (274.6, -8.97, 2.77))
+METAL_HALOS = (0.26, 0.084, 0.165)
+METAL_HALO_ANGLE = 22.7  # degrees in which a halo falls by e
+# ... and the large lamp, which is seen in one direction from everywhere: an ellipse
+# (azimuth, elevation in degrees; turn in radians; half axes; core, softness, halo).
+METAL_GLOW_DIRECTION = (-24.65, 63.07)
+METAL_GLOW_ROTATION = 0.388
+METAL_GLOW_RADII = (0.136, 0.16)
+METAL_GLOW = (2.32, 0.076, 0.359)

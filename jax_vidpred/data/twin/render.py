@@ -12,9 +12,9 @@ import numpy as np
 from jax_vidpred.data.schema import Annotation
 from jax_vidpred.data.twin import look, shading
 from jax_vidpred.data.twin.scene import FLOOR, Scene, box_mask, corners, pixel_boxes
+from jax_vidpred.data.twin.shading import LAMPS
 from jax_vidpred.ops import geometry
 
-_LAMPS = range(len(look.LAMP_POSITION))
 _FLOOR_LAMP_SAMPLES = 3  # points per lamp along each axis, for shadows on the floor
 _OBJECT_LAMP_SAMPLES = 2  # the same for shadows that objects throw on objects
 
@@ -74,7 +74,7 @@ class _Shot:
                     self.height,
                     self.width,
                 )
-                for lamp in _LAMPS
+                for lamp in LAMPS
             ],
             axis=2,
         )
@@ -103,7 +103,7 @@ class _Shot:
         if not len(pixels):
             return
         # How many objects may hide each lamp from what a pixel sees.
-        covers = np.stack([_box_count(shadows[:, j], *size)[mask] for j in _LAMPS])
+        covers = np.stack([_box_count(shadows[:, j], *size)[mask] for j in LAMPS])
 
         directions = self._directions[mask]  # [m, samples, 3]
         samples = directions.shape[1]
@@ -139,8 +139,8 @@ class _Shot:
         """What shadows leave [m] of the floor seen along view [3, m]."""
         origin = self._origin[:, None]
         points = (origin - view * (origin[2] / view[2])).astype(np.float32)
-        visibility = np.ones((len(_LAMPS), points.shape[1]), np.float32)
-        for lamp in _LAMPS:
+        visibility = np.ones((len(LAMPS), points.shape[1]), np.float32)
+        for lamp in LAMPS:
             some = np.flatnonzero(covered[lamp])
             visibility[lamp, some] = shading.lamp_visibility(
                 self._scene, points[:, some], lamp, _FLOOR_LAMP_SAMPLES
@@ -160,8 +160,8 @@ class _Shot:
 
         rubber = np.flatnonzero(~metal)
         there, facing = points[:, rubber], normal[:, rubber]
-        light = np.stack([shading.rubber_lamps(there, facing, j) for j in _LAMPS])
-        for lamp in _LAMPS:
+        light = np.stack([shading.rubber_lamps(there, facing, j) for j in LAMPS])
+        for lamp in LAMPS:
             some = np.flatnonzero(covered[lamp][rubber] & (light[lamp] > 0))
             light[lamp, some] *= shading.lamp_visibility(
                 self._scene, there[:, some], lamp, _OBJECT_LAMP_SAMPLES

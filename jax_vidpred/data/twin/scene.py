@@ -24,6 +24,7 @@ _GEOMS = {
 _CORNERS = RADIUS * np.array(
     [[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float64
 )
+_NEXT_TO = 1e-4  # share of a ray
 _NEAR = 0.1  # what reaches closer to the camera's plane than this is not projected
 
 
@@ -66,10 +67,21 @@ class Scene:
           distance: float64 [m] in lengths of the direction, -1 where none is hit.
           normal: float64 [m, 3] outward unit normal, 0 where none is hit.
         """
+        normal = np.empty((len(directions), 3))
+        index, distance = self._cast(origin, directions, normal.reshape(-1))
+        return index.astype(np.uint8), distance, normal
+
+    def hides(self, origin: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """bool [m]: an object stands between the origin [3] and the target [m, 3].
+
+        A target may lie on an object's surface: what is next to it does not count.
+        """
+        index, distance = self._cast(origin, targets - origin, None)
+        return (index >= 0) & (distance < 1 - _NEXT_TO)
+
+    def _cast(self, origin, directions, normal):
         count = len(directions)
-        index = np.empty(count, np.int32)
-        distance = np.empty(count)
-        normal = np.empty((count, 3))
+        index, distance = np.empty(count, np.int32), np.empty(count)
         if count:
             mujoco.mj_multiRay(
                 self._model,
@@ -81,11 +93,11 @@ class Scene:
                 -1,
                 index,
                 distance,
-                normal.reshape(-1),
+                normal,
                 count,
                 mujoco.mjMAXVAL,
             )
-        return index.astype(np.uint8), distance, normal
+        return index, distance
 
 
 def corners(annotation: Annotation) -> np.ndarray:

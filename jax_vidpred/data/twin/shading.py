@@ -9,12 +9,11 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from jax_vidpred.data.twin import look
-from jax_vidpred.data.twin.scene import FLOOR, SIZES, Scene
+from jax_vidpred.data.twin.scene import SIZES, Scene
 
 # Radius of the rounded edges, world units.
 BEVELS = {"sphere": 0.0, "cube": 0.03, "cylinder": 0.012}
-_LAMPS = range(len(look.LAMP_POSITION))
-_BEHIND = 1e-4  # share of a lamp's ray: nothing nearer to the point shades it
+LAMPS = range(len(look.LAMP_POSITION))
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -64,12 +63,11 @@ def lamp_visibility(
     scene: Scene, points: np.ndarray, lamp: int, samples: int
 ) -> np.ndarray:
     """Share of a lamp that each of the points [3, m] sees: float32 [m] in [0, 1]."""
-    points = points.T.astype(np.float64)
-    visible = np.zeros(len(points), np.float32)
+    targets = np.ascontiguousarray(points.T, np.float64)
+    hidden = np.zeros(len(targets), np.float32)
     for position in lamp_points(lamp, samples):
-        index, distance, _ = scene.cast(position, points - position)
-        visible += (index == FLOOR) | (distance > 1 - _BEHIND)
-    return visible / np.float32(samples**2)
+        hidden += scene.hides(position, targets)
+    return 1 - hidden / np.float32(samples**2)
 
 
 def _lamp_ray(points: np.ndarray, lamp: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,23 +77,23 @@ def _lamp_ray(points: np.ndarray, lamp: int) -> tuple[np.ndarray, np.ndarray]:
     return towards / distance, distance
 
 
-def floor_light(points: np.ndarray, visibility: np.ndarray | None = None) -> np.ndarray:
-    """Light [m] of the lamps on points of the floor; the rest of the light is 1.
-
-    Args:
-      visibility: [lamps, m], how much of each lamp is seen; all of it when None.
-    """
-    total = np.zeros(points.shape[1], np.float32)
-    for lamp in _LAMPS:
+def floor_lamps(points: np.ndarray) -> np.ndarray:
+    """Light [lamps, m] of each unhidden lamp on points [3, m] of the floor."""
+    lights = []
+    for lamp in LAMPS:
         towards, distance = _lamp_ray(points, lamp)
-        light = np.float32(look.LAMP_POWER[lamp]) * towards[2] / distance**2
-        total += light if visibility is None else light * visibility[lamp]
-    return total
+        lights.append(np.float32(look.LAMP_POWER[lamp]) * towards[2] / distance**2)
+    return np.stack(lights)
 
 
-def shadow(points: np.ndarray, visibility: np.ndarray) -> np.ndarray:
-    """What is left [m] of the floor's radiance when lamps are partly hidden."""
-    return (1 + floor_light(points, visibility)) / (1 + floor_light(points))
+def bounce(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Light [m] that an object at centre [3] of reflectance 1 throws on the floor.
+
+    Relative to the floor's radiance; 0 from look.BOUNCE_REACH on.
+    """
+    offset = points - centre.astype(np.float32)[:, None]
+    near = dot(offset, offset) ** np.float32(-1.5)
+    return look.BOUNCE * np.maximum(near - np.float32(look.BOUNCE_REACH**-3), 0)
 
 
 def rubber_lamps(points: np.ndarray, normal: np.ndarray, lamp: int) -> np.ndarray:
@@ -107,14 +105,13 @@ def rubber_lamps(points: np.ndarray, normal: np.ndarray, lamp: int) -> np.ndarra
 
 def rubber(normal: np.ndarray, lamps: np.ndarray) -> np.ndarray:
     """Radiance over reflectance [3 channels, m] of rubber under light [lamps, m]."""
-    ambient = look.RUBBER_AMBIENT.astype(np.float32)
-    weights = look.RUBBER_LAMPS.astype(np.float32)
-    return np.stack(
-        [
-            a[0] + dot(a[1:], normal) + dot(w, lamps)
-            for a, w in zip(ambient, weights, strict=True)
-        ]
-    )
+    channels = []
+    for a, weights in zip(look.RUBBER_AMBIENT, look.RUBBER_LAMPS, strict=True):
+        radiance = a[0] + dot(a[1:], normal)
+        for weight, light in zip(weights, lamps, strict=True):
+            radiance += weight * light
+        channels.append(radiance)
+    return np.stack(channels)
 
 
 def metal(points: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
@@ -128,15 +125,15 @@ def metal(points: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     """
     # Where the mirrored ray ends on the floor; far away if it does not go down.
     below = points - mirrored * (points[2] / np.minimum(mirrored[2], -0.02))
-    floor = look.METAL_FLOOR[0] + look.METAL_FLOOR[1] * floor_light(below)
+    floor = look.METAL_FLOOR[0] + look.METAL_FLOOR[1] * floor_lamps(below).sum(0)
     a, *b = look.METAL_SKY
     sky = np.maximum(a + dot(b, mirrored), 0) + _glow(mirrored)
-    for lamp in _LAMPS:
+    lamps = zip(LAMPS, look.METAL_LAMPS, look.METAL_HALOS, strict=False)
+    for lamp, (height, radius, softness), halo in lamps:
         towards, _ = _lamp_ray(points, lamp)
         angle = np.degrees(np.arccos(np.clip(dot(towards, mirrored), -1, 1)))
-        beyond = np.maximum(angle - look.METAL_LAMP_RADIUS[lamp], 0)
-        sky += look.METAL_LAMPS[lamp] * np.exp(-beyond / look.METAL_LAMP_ANGLE)
-        sky += look.METAL_HALOS[lamp] * np.exp(-angle / look.METAL_HALO_ANGLE)
+        sky += height * _step((radius - angle) / softness)
+        sky += halo * np.exp(-angle / look.METAL_HALO_ANGLE)
     above = _step(mirrored[2] / look.METAL_HORIZON)
     return floor + above * (sky - floor)
 

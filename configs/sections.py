@@ -1,0 +1,73 @@
+"""Parts that the experiments share."""
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    """Every section, with what all experiments have in common."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "system": {},
+            "model": {},
+            "requires": {},
+            "losses": {},
+            "optim": {"learning_rate": 1e-3, "warmup_steps": 50, "clip_norm": 1.0},
+            "ema": {"decay": 0.995},
+            "data": {},
+            "train": {"num_steps": 1000, "log_every": 50},
+            "eval": {
+                "every": 1000,
+                "batch_size": 8,
+                "clip_frames": 18,
+                "clips_per_video": 1,
+                "max_videos": 40,
+            },
+            "checkpoint": {"every": 500, "keep": 2, "best_metric": "psnr"},
+            "mesh": {},
+        }
+    )
+
+
+def data(variant: str) -> ConfigDict:
+    """Clips in the shape of the SlotFormer protocol: square frames, stride 2.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    num_train = {"": 1000, "quickstart": 200, "smoke": 3, "clevrer": 0}
+    if variant not in num_train:
+        raise ValueError(f"variant {variant!r} is unknown; use {sorted(num_train)}")
+    size = 32 if variant == "smoke" else 64
+    return ConfigDict(
+        {
+            # A folder of CLEVRER files; where it is empty, the twin is simulated.
+            "root": "$JAX_VIDPRED_CLEVRER" if variant == "clevrer" else "",
+            "twin": {
+                "num_train": num_train[variant],
+                "num_validation": 2 if variant == "smoke" else 40,
+                "num_test": 1 if variant == "smoke" else 4,
+                "seed": 0,
+            },
+            "height": size,
+            "width": size,
+            "frame_stride": 2,  # of flow, visibility and collisions
+            "grid_stride": 4,  # pixels per latent cell
+            "batch_size": 8,
+            "clip_frames": 18,
+            "clip_stride": 2,
+        }
+    )
+
+
+def shrink(config: ConfigDict, variant: str) -> None:
+    """Makes a run of a minute: "smoke" to see that all works, "clevrer" on few files."""
+    if variant == "smoke":
+        config.train.update(num_steps=4, log_every=2)
+        config.optim.warmup_steps = 1
+        config.eval.update(every=4, max_videos=2, batch_size=2)
+        config.checkpoint.every = 2
+        config.data.batch_size = 2
+    if variant == "clevrer":
+        config.train.update(num_steps=100, log_every=10)
+        config.optim.warmup_steps = 10

@@ -1,0 +1,30 @@
+"""Phase 1: the frame VAE, 64x64 frames to a 16x16x8 latent.
+
+python -m jax_vidpred.main --config=configs/vae.py --workdir=runs/vae
+"""
+
+from configs import sections
+
+
+def get_config(variant: str = ""):
+    """Variants: "" (the long run), "quickstart", "smoke", "clevrer" (real files)."""
+    config = sections.base()
+    config.system.name = "vae"
+    config.model = dict(
+        preset="residual", latent_channels=8, stride=4, features=64, num_blocks=1
+    )
+    config.losses = dict(
+        l1=1.0, kl=1e-5, perceptual=0.0, annealing=dict(kind="none", num_steps=1)
+    )
+    config.optim.learning_rate = 3e-3
+    config.ema.decay = 0.995
+    config.data = sections.data(variant)
+    # Single frames: far apart in a clip, so that a batch shows many scenes.
+    config.data.clip_frames, config.data.clip_stride = 2, 32
+    config.data.batch_size = 8
+    config.eval.clip_frames = 2
+    config.train.num_steps = 20_000
+    if variant == "quickstart":
+        config.train.num_steps = 1500
+    sections.shrink(config, variant)
+    return config

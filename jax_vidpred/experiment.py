@@ -1,0 +1,224 @@
+"""From a config to a trained system: data, the stages it requires, training, loading.
+
+A work directory holds `experiment.json` (config, and where data and required stages
+lie, relative to it), the checkpoints and the measurements. What a config requires is
+made first, into `<workdir>/requires`, and used again when it is there; every stage is
+itself a whole work directory.
+"""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jax_vidpred import systems
+from jax_vidpred.data import builder, pipeline
+from jax_vidpred.data.schema import VIDEO, DataError
+from jax_vidpred.data.source import VideoSource
+from jax_vidpred.data.twin.dataset import write_dataset
+from jax_vidpred.train import checkpoint
+from jax_vidpred.train.loop import train
+from jax_vidpred.train.mesh import make_mesh
+from jax_vidpred.train.protocol import Stage
+
+RECORD = "experiment.json"
+# A run may be prolonged and watched differently; everything else makes another run.
+_MAY_CHANGE = ("train", "eval", "checkpoint")
+
+
+class ExperimentError(ValueError):
+    """A work directory or config that does not fit; the message says how to go on."""
+
+
+def run(
+    config: Mapping[str, Any],
+    workdir: str | os.PathLike,
+    requires_dir: str | os.PathLike | None = None,
+) -> Stage:
+    """Trains what the config describes, and before it whatever it requires.
+
+    The same call again resumes, or returns at once when all is trained.
+
+    Args:
+      config: the sections of `configs/*.py`, as plain dicts.
+      workdir: of this experiment.
+      requires_dir: for data and required stages; `<workdir>/requires` when None. Give
+        several experiments the same one to share them.
+
+    Raises:
+      ExperimentError, DataError, CheckpointError, TrainingDiverged, ValueError.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    requires_dir = pathlib.Path(requires_dir or workdir / "requires").absolute()
+    _check_same(config, workdir)
+    sources = prepare_data(config["data"], requires_dir)
+    stages = {}
+    for name, required in config["requires"].items():
+        if required:
+            print(f"{workdir.name} requires {name}: {requires_dir / name}")
+            stages[name] = run(required, requires_dir / name, requires_dir)
+    system = systems.create(config, stages)
+    if VIDEO in system.required_keys:
+        pipeline.check_keys(sources["train"], system.required_keys)
+    _write_record(config, workdir, requires_dir)
+    data, evaluation = config["data"], config["eval"]
+    held_out = sources.get("validation", sources["train"])
+    common = {
+        "keys": system.required_keys,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    clip = {"clip_frames": data["clip_frames"], "frame_stride": data["clip_stride"]}
+    test_clip = {
+        "clip_frames": evaluation["clip_frames"],
+        "frame_stride": data["clip_stride"],
+    }
+    clips = pipeline.fixed_clips(
+        held_out,
+        keys=system.required_keys,
+        clips_per_video=evaluation["clips_per_video"],
+        max_videos=evaluation["max_videos"],
+        **test_clip,
+    )
+    train(
+        system,
+        train_batches=functools.partial(
+            pipeline.train_batches,
+            sources["train"],
+            batch_size=data["batch_size"],
+            seed=config["seed"],
+            **common,
+            **clip,
+        ),
+        eval_batches=functools.partial(
+            pipeline.eval_batches,
+            held_out,
+            batch_size=evaluation["batch_size"],
+            clips=clips,
+            **common,
+            **test_clip,
+        ),
+        num_steps=config["train"]["num_steps"],
+        log_every=config["train"]["log_every"],
+        eval_every=evaluation["every"],
+        checkpoint_every=config["checkpoint"]["every"],
+        keep=config["checkpoint"]["keep"],
+        best_metric=config["checkpoint"]["best_metric"],
+        seed=config["seed"],
+        workdir=workdir,
+        config_json=json.dumps(config),
+        mesh=make_mesh(**config["mesh"]),
+        title=workdir.name,
+    )
+    return load(workdir)
+
+
+def load(workdir: str | os.PathLike) -> Stage:
+    """A trained system with its best parameters.
+
+    Raises:
+      ExperimentError: no experiment there.
+      CheckpointError: it has no checkpoint that can be read.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    record = read_record(workdir)
+    stages = {
+        name: load((workdir / place).resolve())
+        for name, place in record["requires"].items()
+    }
+    system = systems.create(record["config"], stages)
+    params, _ = checkpoint.restore_params(workdir)
+    return Stage(system, {**system.frozen, **params})
+
+
+def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
+    """`config`, `requires` (places of the stages) and `data` of a work directory.
+
+    Raises:
+      ExperimentError: it is none.
+    """
+    path = pathlib.Path(workdir) / RECORD
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ExperimentError(
+            f"{workdir} is no work directory of jax_vidpred ({RECORD}:"
+            f" {type(error).__name__}); give the --workdir of a training run"
+        ) from error
+
+
+def prepare_data(
+    data: Mapping[str, Any], requires_dir: str | os.PathLike
+) -> dict[str, VideoSource]:
+    """The sources of a config's `data` section; twin videos are simulated if missing.
+
+    Raises:
+      DataError: the folder is missing, or holds nothing usable.
+    """
+    requires_dir = pathlib.Path(requires_dir)
+    sources = builder.prepare(
+        data_root(data, requires_dir),
+        requires_dir / "prepared",
+        height=data["height"],
+        width=data["width"],
+        grid_stride=data["grid_stride"],
+        frame_stride=data["frame_stride"],
+    )
+    if "train" not in sources:
+        raise DataError(
+            "the data has no training video (numbers 00000 to 09999 are the training"
+            " split); add some"
+        )
+    return sources
+
+
+def data_root(data: Mapping[str, Any], requires_dir: pathlib.Path) -> pathlib.Path:
+    """Folder of CLEVRER files that a config names; the twin is simulated if missing."""
+    if data["root"]:
+        root = os.path.expandvars(data["root"])
+        if "$" in root:
+            raise DataError(
+                f"config.data.root={data['root']} names an environment variable that is"
+                " not set; set it to a folder of CLEVRER files"
+            )
+        return pathlib.Path(root).absolute()
+    twin = data["twin"]
+    root = requires_dir / "twin"
+    num_videos = {
+        split: twin[f"num_{split}"] for split in ("train", "validation", "test")
+    }
+    print(f"twin data set: {num_videos} videos in {root}")
+    write_dataset(root, num_videos, data["height"], data["width"], seed=twin["seed"])
+    return root
+
+
+def _write_record(config, workdir, requires_dir):
+    workdir.mkdir(parents=True, exist_ok=True)
+    record = {
+        "config": config,
+        "requires": {
+            name: os.path.relpath(requires_dir / name, workdir)
+            for name, required in config["requires"].items()
+            if required
+        },
+        "data": os.path.relpath(requires_dir, workdir),
+    }
+    part = workdir / (RECORD + ".part")
+    part.write_text(json.dumps(record, indent=1))
+    part.replace(workdir / RECORD)
+
+
+def _check_same(config, workdir):
+    if not (workdir / RECORD).exists():
+        return
+    old = read_record(workdir)["config"]
+    for section in sorted(set(old) | set(config)):
+        if section not in _MAY_CHANGE and old.get(section) != config.get(section):
+            raise ExperimentError(
+                f"{workdir} was made with another config (section {section!r} differs);"
+                " use another --workdir, or the old config"
+            )

@@ -1,0 +1,78 @@
+"""Convolution layers on top of `ops.conv`: names and shapes as in Flax Linen."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jax_vidpred.ops import conv as conv_ops
+
+Initializer = nn.initializers.Initializer
+
+
+class Conv(nn.Module):
+    """2-D convolution with bias; stride 1 keeps the size, stride s divides it by s.
+
+    Attributes:
+      features: output channels.
+      kernel: side of the square kernel.
+      stride: step in both directions.
+      kernel_init: initialiser of the kernel; zeros make a head that starts silent.
+      bias: initial value of the bias.
+      dtype: computation type; parameters stay float32.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.constant(self.bias), (self.features,))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return conv_ops.conv2d(x, kernel, self.stride) + bias.astype(self.dtype)
+
+
+class ConvTranspose(nn.Module):
+    """2-D transposed convolution that multiplies the size by `stride`.
+
+    Attributes:
+      features: output channels.
+      kernel: side of the square kernel; kernel - stride must be even.
+      stride: factor of enlargement.
+    """
+
+    features: int
+    kernel: int = 4
+    stride: int = 2
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        padding = (self.kernel - self.stride) // 2
+        return conv_ops.conv_transpose2d(x, kernel, self.stride, padding) + bias
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(conv(act(x)))): no normalisation, the second kernel starts at zero.
+
+    A block that starts as the identity trains stably without normalisation (Zhang et
+    al. 2019, Fixup), and normalisation is what costs time on a CPU.
+    """
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        y = Conv(self.features, dtype=self.dtype)(nn.silu(x))
+        zeros = nn.initializers.zeros
+        y = Conv(x.shape[-1], kernel_init=zeros, dtype=self.dtype)(nn.silu(y))
+        return x + y

@@ -1,0 +1,407 @@
+"""Phases 2 and 3, the main system: predict in the latent space by warping.
+
+Phase 2 trains the temporal model on latents of a frozen VAE; phase 3 (`train_vae`) goes
+on with both, keeping the VAE's own losses. One clip is `num_context` true frames and up
+to `num_future` further ones, in which teacher forcing decides step by step whether the
+model sees the truth or its own prediction.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jax_vidpred.data import schema
+from jax_vidpred.losses import balance, collision, flow, matching, occlusion
+from jax_vidpred.losses import reconstruction as rec
+from jax_vidpred.metrics import frame as frame_metrics
+from jax_vidpred.models.flow_warp import FlowWarp
+from jax_vidpred.ops import schedules
+from jax_vidpred.ops.image import to_float
+from jax_vidpred.ops.warp import warp
+from jax_vidpred.systems import baselines
+from jax_vidpred.systems.vae import VAESystem
+from jax_vidpred.train import rngs
+from jax_vidpred.train.optim import make_optimizer
+from jax_vidpred.train.protocol import (
+    Batch,
+    Prediction,
+    Predictor,
+    Scalars,
+    Stage,
+)
+from jax_vidpred.train.state import TrainState
+from jax_vidpred.train.steps import gradient_step
+
+# Positions and speeds are a few units: this brings object states to about [-1, 1].
+STATE_SCALE = 3.0
+MOVING_CELLS = 0.05  # flow above this, in latent cells per step, counts as motion
+
+
+class FlowWarpSystem(Predictor):
+    """The flow-warp predictor.
+
+    Args:
+      model: of `models.flow_warp.FlowWarp` (the latent channels come from the VAE).
+      losses: `weights` of latent, flow, visible, warped, decoded, residual, collision,
+        state (0 = not computed); `focal` (alpha, gamma); `collision_tolerance` in
+        steps; `decoded_frames`, how many random steps of a clip are decoded for the
+        pixel losses.
+      optim: of `train.optim.make_optimizer`; in the joint phase scale the VAE there.
+      num_context: true frames at the start of a clip.
+      num_future: predicted frames of a training clip, at most.
+      min_future: the number is drawn anew each step from min_future..num_future.
+      teacher_forcing: arguments of `ops.schedules.teacher_forcing_ratio`, or
+        dict(kind="adaptive", start=, change=), which follows the validation PSNR.
+      balance: "fixed", or "uncertainty" for learned log-scales.
+      train_vae: the joint phase.
+      stages: "vae", or to go on from an earlier phase "temporal".
+      vae_loss_weight: factor on the VAE's own loss in the joint phase.
+      ema_decay: of the averaged parameters, None for none.
+    """
+
+    adaptable = ("temporal", "flow_head")
+
+    def __init__(
+        self,
+        *,
+        model: Mapping[str, Any],
+        losses: Mapping[str, Any],
+        optim: Mapping[str, Any],
+        num_context: int,
+        num_future: int,
+        min_future: int,
+        teacher_forcing: Mapping[str, Any],
+        stages: Mapping[str, Stage],
+        balance: str = "fixed",
+        train_vae: bool = False,
+        vae_loss_weight: float = 1.0,
+        ema_decay: float | None = None,
+    ):
+        if "temporal" in stages:
+            self.vae: VAESystem = stages["temporal"].system.vae
+            self.initial = dict(stages["temporal"].params)
+        else:
+            self.vae = stages["vae"].system
+            self.initial = {"vae": stages["vae"].params}
+        self.frozen = {} if train_vae else {"vae": self.initial["vae"]}
+        self.net = FlowWarp(latent_channels=self.vae.vae.latent_channels, **model)
+        self.losses = _Losses(**losses)
+        self.optimizer = make_optimizer(**optim)
+        self.num_context, self.num_future = num_context, num_future
+        self.min_future = min_future
+        if not 1 <= min_future <= num_future:
+            raise ValueError(
+                f"min_future={min_future} must lie in 1..num_future={num_future}"
+            )
+        self.teacher_forcing = dict(teacher_forcing)
+        self.balance = balance
+        if balance not in ("fixed", "uncertainty"):
+            raise ValueError(
+                f"balance {balance!r} is unknown; use fixed or uncertainty"
+            )
+        self.train_vae, self.vae_loss_weight = train_vae, vae_loss_weight
+        self.ema_decay = ema_decay
+        keys = {
+            "flow": (schema.FLOW,),
+            "visible": (schema.VISIBLE,),
+            "residual": (schema.FLOW, schema.VISIBLE),
+            "collision": (schema.COLLISION,),
+            "state": (schema.STATE, schema.PRESENT),
+        }
+        needed = [k for term in keys if self.losses.weights[term] for k in keys[term]]
+        self.required_keys = tuple(dict.fromkeys([schema.VIDEO, *needed]))
+
+    # --- training ---------------------------------------------------------------
+
+    def init(self, rng: jax.Array, batch: Batch) -> TrainState:
+        _, _, h, w, _ = batch[schema.VIDEO].shape
+        stride = self.vae.vae.stride
+        grid = (1, 1, h // stride, w // stride, self.vae.vae.latent_channels)
+        params = {"temporal": self.initial.get("temporal")}
+        if params["temporal"] is None:
+            variables = self.net.init(rng, jnp.zeros(grid), jnp.ones((1, 1), bool))
+            params["temporal"] = variables["params"]
+        if self.train_vae:
+            params["vae"] = self.initial["vae"]
+        if self.balance == "uncertainty":
+            params["balance"] = {t: jnp.zeros(()) for t in self.losses.active}
+        extra = {}
+        if self.teacher_forcing["kind"] == "adaptive":
+            extra = {
+                "teacher_forcing_ratio": jnp.float32(self.teacher_forcing["start"]),
+                "best_psnr": jnp.float32(-jnp.inf),
+            }
+        return TrainState.create(
+            params=params,
+            optimizer=self.optimizer,
+            ema=self.ema_decay is not None,
+            extra=extra,
+            frozen=self.frozen,
+        )
+
+    def train_step(
+        self, state: TrainState, batch: Batch, rng: jax.Array
+    ) -> tuple[TrainState, Scalars]:
+        def loss_fn(params):
+            return self._loss({**state.frozen, **params}, batch, rng, state)
+
+        return gradient_step(loss_fn, self.optimizer, state, ema_decay=self.ema_decay)
+
+    def _loss(self, params, batch, rng, state):
+        video = to_float(batch[schema.VIDEO])
+        latents = self.vae.encode(params["vae"], video)
+        ratio = self._teacher_forcing_ratio(state)
+        use_truth, steps = self._draw_roll_out(rng, video.shape[:2], ratio)
+        net = {"params": params["temporal"]}
+        rollout = self.net.apply(net, latents[:, :-1], use_truth, method="rollout")
+        # Targets are constants: else the joint phase could shrink the latent space.
+        target = jax.lax.stop_gradient(latents)
+        terms = self.losses.on_latents(rollout, target, batch, steps)
+        if self.losses.weights["collision"]:
+            logit = self.net.apply(net, rollout.hidden, method="collision_logit")
+            terms["collision"] = self.losses.collision(logit, batch, steps)
+        if self.losses.weights["state"]:
+            objects = self.net.apply(net, rollout.hidden, method="objects")
+            terms["state"] = self.losses.state(objects, batch, steps)
+        if self.losses.decodes:
+
+            def decode(z):
+                return self.vae.decode(params["vae"], z)
+
+            chosen = rngs.fold_in(rng, "decode")
+            terms |= self.losses.on_pixels(rollout, video, steps, decode, chosen)
+        scalars = {f"loss_{name}": value for name, value in terms.items()}
+        weights = {name: self.losses.weights[name] for name in terms}
+        if self.balance == "uncertainty":
+            total = balance.uncertainty_sum(terms, weights, params["balance"])
+        else:
+            total = balance.weighted_sum(terms, weights)
+        if self.train_vae:
+            frames = video.reshape(-1, *video.shape[2:])
+            noise = rngs.fold_in(rng, "vae")
+            loss, parts, _ = self.vae.loss(
+                params["vae"]["net"], frames, noise, state.step
+            )
+            total += self.vae_loss_weight * loss
+            scalars |= {f"vae_{name}": value for name, value in parts.items()}
+        return total, scalars | {"teacher_forcing_ratio": ratio}
+
+    def _teacher_forcing_ratio(self, state):
+        if self.teacher_forcing["kind"] == "adaptive":
+            return state.extra["teacher_forcing_ratio"]
+        return schedules.teacher_forcing_ratio(state.step, **self.teacher_forcing)
+
+    def _draw_roll_out(
+        self, rng: jax.Array, shape: tuple[int, int], ratio: Float[Array, ""]
+    ) -> tuple[Bool[Array, "b k"], Float[Array, "b k"]]:
+        """Which steps see the truth, and which count in the loss."""
+        b, t = shape
+        k = jnp.arange(t - 1)
+        coins = jax.random.uniform(rngs.fold_in(rng, "coins"), (b, t - 1)) < ratio
+        horizon = jax.random.randint(
+            rngs.fold_in(rng, "horizon"), (), self.min_future, self.num_future + 1
+        )
+        counts = k < self.num_context - 1 + horizon
+        return (k < self.num_context) | coins, jnp.broadcast_to(
+            counts * 1.0, (b, t - 1)
+        )
+
+    def after_evaluation(
+        self, state: TrainState, summary: dict[str, float]
+    ) -> TrainState:
+        """Adaptive teacher forcing: less truth while the validation PSNR improves."""
+        if self.teacher_forcing["kind"] != "adaptive":
+            return state
+        improved = summary["psnr"] > float(state.extra["best_psnr"])
+        ratio = schedules.adaptive_ratio(
+            float(state.extra["teacher_forcing_ratio"]),
+            improved,
+            change=self.teacher_forcing["change"],
+        )
+        best = max(summary["psnr"], float(state.extra["best_psnr"]))
+        extra = {
+            "teacher_forcing_ratio": jnp.float32(ratio),
+            "best_psnr": jnp.float32(best),
+        }
+        return state.replace(extra=extra)
+
+    # --- evaluation and prediction ----------------------------------------------
+
+    def eval_step(
+        self, state: TrainState, batch: Batch, rng: jax.Array
+    ) -> dict[str, Float[Array, "b"]]:
+        video = to_float(batch[schema.VIDEO])
+        context, future = jnp.split(video, [self.num_context], 1)
+        params = {**state.frozen, **state.prediction_params}
+        predicted = self.predict(params, context, future.shape[1], rng)
+        copied = baselines.copy_last(context, future.shape[1])
+        moving = frame_metrics.moving_pixels(future, context[:, -1])
+
+        def moving_psnr(prediction):
+            error = jnp.square(jnp.clip(prediction, 0, 1) - future) * moving
+            share = jnp.maximum(moving.sum((1, 2, 3, 4)) * 3, 1)
+            mean = error.sum((1, 2, 3, 4)) / share
+            return -10 * jnp.log10(jnp.maximum(mean, 1e-10))
+
+        metrics = {
+            "psnr": frame_metrics.psnr(predicted.video, future).mean(1),
+            "psnr_copy_last": frame_metrics.psnr(copied, future).mean(1),
+            "psnr_moving": moving_psnr(predicted.video),
+            "psnr_moving_copy_last": moving_psnr(copied),
+        }
+        if schema.FLOW in self.required_keys:
+            truth = batch[schema.FLOW]
+            moves = jnp.linalg.norm(truth, axis=-1, keepdims=True) > MOVING_CELLS
+            for name, value in (("flow", predicted.aux["flow"]), ("zero", 0 * truth)):
+                error = flow.endpoint_error(value, truth, moves * 1.0)
+                metrics[f"endpoint_error_{name}"] = error.mean(1)
+        return metrics
+
+    def predict(
+        self,
+        params: Any,
+        context: Float[Array, "b t h w 3"],
+        num_future: int,
+        rng: jax.Array,
+    ) -> Prediction:
+        """Continues the context; the model is deterministic, `rng` is not used.
+
+        aux, for each of the t - 1 + num_future transitions: `flow` [.., gh, gw, 2] in
+        latent cells, `visible` in [0, 1], `collision_probability` [b, ..], and
+        `object_state`, `object_probability` of unordered slots.
+        """
+        del rng
+        b, t = context.shape[:2]
+        latents = self.vae.encode(params["vae"], context)
+        future = jnp.zeros((b, num_future - 1, *latents.shape[2:]))
+        inputs = jnp.concatenate([latents, future], 1)
+        use_truth = jnp.broadcast_to(jnp.arange(inputs.shape[1]) < t, inputs.shape[:2])
+        net = {"params": params["temporal"]}
+        rollout, collision_logit, objects = self.net.apply(net, inputs, use_truth)
+
+        def frames(latent):  # one time step at a time: memory stays bounded
+            return self.vae.decode(params["vae"], latent)
+
+        video = jax.lax.map(frames, jnp.moveaxis(rollout.latent[:, t - 1 :], 1, 0))
+        return Prediction(
+            video=jnp.clip(jnp.moveaxis(video, 0, 1), 0, 1),
+            aux={
+                "flow": rollout.flow,
+                "visible": jax.nn.sigmoid(rollout.visible_logit),
+                "collision_probability": jax.nn.sigmoid(collision_logit),
+                "object_state": objects.state * STATE_SCALE,
+                "object_probability": jax.nn.sigmoid(objects.present_logit),
+            },
+        )
+
+    # --- test-time training -----------------------------------------------------
+
+    def adaptation_data(
+        self, params: Any, context: Float[Array, "b t h w 3"]
+    ) -> dict[str, Array]:
+        """What the inner loop needs and the tuned leaves cannot change.
+
+        The trunk sees only real latents here, so its hidden states are computed once
+        for all steps of the inner loop.
+        """
+        latents = self.vae.encode(params["vae"], context)
+        inputs = latents[:, :-1]
+        use_truth = jnp.ones(inputs.shape[:2], bool)
+        net = {"params": params["temporal"]}
+        rollout = self.net.apply(net, inputs, use_truth, method="rollout")
+        return {"latent": inputs, "hidden": rollout.hidden, "frame": context[:, 1:]}
+
+    def adaptation_loss(self, params: Any, data: dict[str, Array]) -> Float[Array, "k"]:
+        """L1 between the decoded warp of frame t and frame t + 1, for one video."""
+        net = {"params": params["temporal"]}
+        flow_field = self.net.apply(net, data["hidden"], method="flow")
+        warped = self.net.apply(net, data["latent"], flow_field, method="warp")
+        frames = self.vae.decode(params["vae"], warped)
+        return rec.l1(frames, data["frame"])
+
+
+class _Losses:
+    """The terms of the objective; each is a scalar, a mean over examples."""
+
+    def __init__(
+        self,
+        *,
+        weights: Mapping[str, float],
+        focal: Mapping[str, float],
+        collision_tolerance: int,
+        decoded_frames: int,
+    ):
+        names = [
+            "latent",
+            "flow",
+            "visible",
+            "warped",
+            "decoded",
+            "residual",
+            "collision",
+            "state",
+        ]
+        if sorted(weights) != sorted(names):
+            raise ValueError(
+                f"losses.weights names {sorted(weights)}, wanted {sorted(names)}"
+                " (0 switches a term off)"
+            )
+        self.weights = dict(weights)
+        self.active = [name for name in names if weights[name]]
+        self.focal = dict(focal)
+        self.tolerance = collision_tolerance
+        self.decoded_frames = decoded_frames
+        self.decodes = bool(weights["warped"] or weights["decoded"])
+
+    def on_latents(self, rollout, latents, batch, steps):
+        terms = {}
+        following = latents[:, 1:]
+        if self.weights["latent"]:
+            terms["latent"] = rec.masked_l1(rollout.latent, following, steps)
+        if self.weights["flow"]:
+            truth = batch[schema.FLOW]
+            error = flow.endpoint_error(
+                rollout.flow, truth, jnp.ones_like(truth[..., :1])
+            )
+            terms["flow"] = rec.mean_over_steps(error, steps)
+        if self.weights["visible"]:
+            entropy = occlusion.visibility_cross_entropy(
+                rollout.visible_logit, batch[schema.VISIBLE]
+            )
+            terms["visible"] = rec.mean_over_steps(entropy, steps)
+        if self.weights["residual"]:
+            # From the composition: next = visible * warp + residual.
+            moved = warp(latents[:, :-1], batch[schema.FLOW])
+            target = following - batch[schema.VISIBLE] * moved
+            terms["residual"] = rec.masked_l1(rollout.residual, target, steps)
+        return {name: term.mean() for name, term in terms.items()}
+
+    def on_pixels(self, rollout, video, steps, decode, rng):
+        """L1 of decoded latents, on a few random steps of the clip."""
+        chosen = jax.random.choice(
+            rng, video.shape[1] - 1, (self.decoded_frames,), replace=False
+        )
+        truth, counts = video[:, 1:][:, chosen], steps[:, chosen]
+        terms = {}
+        for name, latent in (("warped", rollout.warped), ("decoded", rollout.latent)):
+            if self.weights[name]:
+                frames = decode(latent[:, chosen])
+                terms[name] = rec.masked_l1(frames, truth, counts).mean()
+        return terms
+
+    def collision(self, logit, batch, steps):
+        label = collision.widen(batch[schema.COLLISION], self.tolerance)
+        loss = collision.focal_loss(logit, label, **self.focal)
+        return rec.mean_over_steps(loss, steps).mean()
+
+    def state(self, objects, batch, steps):
+        loss = matching.unordered_state_loss(
+            objects.present_logit,
+            objects.state,
+            batch[schema.STATE][:, 1:] / STATE_SCALE,
+            batch[schema.PRESENT][:, 1:],
+        )
+        return rec.mean_over_steps(loss, steps).mean()

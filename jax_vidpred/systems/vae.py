@@ -1,0 +1,181 @@
+"""Phase 1: the frame VAE.
+
+Loss: L1 + weight * annealed KL + weight * perceptual(prediction, target). A running
+mean and variance of the latents are kept among the parameters, so that later stages see
+latents of zero mean and unit variance.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jax_vidpred.data import schema
+from jax_vidpred.losses import kl, reconstruction
+from jax_vidpred.metrics import frame as frame_metrics
+from jax_vidpred.models.flow_warp import over_images
+from jax_vidpred.models.vae import VAE
+from jax_vidpred.ops import schedules
+from jax_vidpred.ops.image import to_float
+from jax_vidpred.train.optim import make_optimizer
+from jax_vidpred.train.protocol import Batch, Scalars, System
+from jax_vidpred.train.state import TrainState
+from jax_vidpred.train.steps import gradient_step
+
+STATISTICS_DECAY = 0.99
+Perceptual = Callable[[Float[Array, "b h w 3"], Float[Array, "b h w 3"]], Array]
+
+
+class VAESystem(System):
+    """Trains a VAE on single frames (every frame of a clip is one example).
+
+    Args:
+      model: of `models.vae.VAE`.
+      losses: weights `l1`, `kl`, `perceptual`, and `annealing`, the arguments of
+        `ops.schedules.kl_weight`.
+      optim: of `train.optim.make_optimizer`.
+      ema_decay: of the averaged parameters, None for none.
+      perceptual: distance of two image batches per example; needed when its weight is
+        not 0.
+    """
+
+    required_keys = (schema.VIDEO,)
+
+    def __init__(
+        self,
+        *,
+        model: Mapping[str, Any],
+        losses: Mapping[str, Any],
+        optim: Mapping[str, Any],
+        ema_decay: float | None = None,
+        perceptual: Perceptual | None = None,
+    ):
+        self.vae = VAE(**model)
+        self.optimizer = make_optimizer(**optim)
+        self.ema_decay = ema_decay
+        self.loss = VAELoss(self.vae, **losses, function=perceptual)
+
+    def init(self, rng: jax.Array, batch: Batch) -> TrainState:
+        frames = jnp.zeros((1, *batch[schema.VIDEO].shape[2:]), jnp.float32)
+        channels = self.vae.latent_channels
+        params = {
+            "net": self.vae.init(rng, frames)["params"],
+            "latent_mean": jnp.zeros(channels),
+            "latent_variance": jnp.ones(channels),
+        }
+        return TrainState.create(
+            params=params, optimizer=self.optimizer, ema=self.ema_decay is not None
+        )
+
+    def train_step(
+        self, state: TrainState, batch: Batch, rng: jax.Array
+    ) -> tuple[TrainState, Scalars]:
+        frames = to_float(batch[schema.VIDEO])
+        frames = frames.reshape(-1, *frames.shape[2:])
+
+        def loss_fn(params):
+            total, scalars, latent = self.loss(params["net"], frames, rng, state.step)
+            moments = latent.mean((0, 1, 2)), latent.var((0, 1, 2))
+            return total, scalars | {"moments": jax.lax.stop_gradient(moments)}
+
+        old = state.params
+        state, scalars = gradient_step(
+            loss_fn, self.optimizer, state, ema_decay=self.ema_decay
+        )
+        mean, variance = scalars.pop("moments")
+        # No bias from the start: the first step takes the moments as they are.
+        decay = jnp.where(state.step == 1, 0.0, STATISTICS_DECAY)
+        statistics = {
+            "latent_mean": decay * old["latent_mean"] + (1 - decay) * mean,
+            "latent_variance": decay * old["latent_variance"] + (1 - decay) * variance,
+        }
+        state = state.replace(params=state.params | statistics)
+        if state.ema is not None:
+            state = state.replace(ema=state.ema | statistics)
+        return state, scalars
+
+    def eval_step(
+        self, state: TrainState, batch: Batch, rng: jax.Array
+    ) -> dict[str, Float[Array, "b"]]:
+        del rng
+        video = to_float(batch[schema.VIDEO])
+        latents = self.encode(state.prediction_params, video)
+        again = self.decode(state.prediction_params, latents)
+        return {
+            "psnr": frame_metrics.psnr(again, video).mean(1),
+            "ssim": frame_metrics.ssim(again, video).mean(1),
+            "latent_deviation": jnp.std(latents, axis=(1, 2, 3, 4)),
+        }
+
+    def encode(
+        self, params: Any, video: Float[Array, "b t h w 3"]
+    ) -> Float[Array, "b t gh gw c"]:
+        """Mean latents of frames in [0, 1], scaled to zero mean and unit variance."""
+
+        def mean(images):
+            return self.vae.apply(
+                {"params": params["net"]}, images, method="encode"
+            ).mean
+
+        deviation = jnp.sqrt(params["latent_variance"] + 1e-6)
+        return (over_images(mean, video) - params["latent_mean"]) / deviation
+
+    def decode(
+        self, params: Any, latents: Float[Array, "*b gh gw c"]
+    ) -> Float[Array, "*b h w 3"]:
+        """Frames of scaled latents, about [0, 1], not clipped."""
+        deviation = jnp.sqrt(params["latent_variance"] + 1e-6)
+
+        def frames(latent):
+            return self.vae.apply({"params": params["net"]}, latent, method="decode")
+
+        return over_images(frames, latents * deviation + params["latent_mean"])
+
+
+class VAELoss:
+    """The training objective of a VAE, also used while it is fine-tuned jointly."""
+
+    def __init__(
+        self,
+        vae: VAE,
+        *,
+        l1: float,
+        kl: float,
+        annealing: Mapping[str, Any],
+        perceptual: float = 0.0,
+        function: Perceptual | None = None,
+    ):
+        if perceptual and function is None:
+            raise ValueError(
+                f"losses.perceptual={perceptual} needs a perceptual function; pass"
+                " perceptual=f(prediction, target) -> [b], or set the weight to 0"
+            )
+        self.vae = vae
+        self.weights = {"l1": l1, "kl": kl, "perceptual": perceptual}
+        self.annealing = dict(annealing)
+        self.function = function
+
+    def __call__(
+        self,
+        params: Any,
+        frames: Float[Array, "b h w 3"],
+        rng: jax.Array,
+        step: Array,
+    ) -> tuple[Float[Array, ""], Scalars, Float[Array, "b gh gw c"]]:
+        """Loss, its named terms, and the mean latents (unscaled)."""
+        variables = {"params": params}
+        posterior = self.vae.apply(variables, frames, method="encode")
+        again = self.vae.apply(variables, posterior.sample(rng), method="decode")
+        beta = schedules.kl_weight(step, **self.annealing)
+        terms = {
+            "l1": reconstruction.l1(again, frames).mean(),
+            "kl": kl.kl_divergence(posterior.mean, posterior.logvar).mean(),
+        }
+        total = self.weights["l1"] * terms["l1"]
+        total += beta * self.weights["kl"] * terms["kl"]
+        if self.weights["perceptual"]:
+            terms["perceptual"] = self.function(again, frames).mean()
+            total += self.weights["perceptual"] * terms["perceptual"]
+        return total, terms | {"kl_factor": beta}, posterior.mean
