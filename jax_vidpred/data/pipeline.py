@@ -5,7 +5,6 @@ together; a process reads its rows of each. So step k sees the same examples for
 number of processes, and the state of an iterator is one number, the next step.
 """
 
-import sys
 from collections.abc import Sequence
 
 import grain
@@ -15,6 +14,7 @@ from jax_vidpred.data.schema import MASK, START, VIDEO_ID, DataError
 from jax_vidpred.data.source import ANNOTATED_KEYS, PAIR_KEYS, VideoSource
 from jax_vidpred.data.transforms import PADDING, RandomClip, ReadClips, clip_span
 
+ENDLESS = 2**48  # clips; grain computes with floats, so no sys.maxsize
 ALWAYS = (MASK, VIDEO_ID, START)
 
 
@@ -106,7 +106,7 @@ def train_batches(
     usable = usable_videos(source, keys, clip_frames, frame_stride)
     span = clip_span(clip_frames, frame_stride)
     choose = RandomClip(seed, usable, source.num_frames[usable] - span + 1)
-    clips = grain.MapDataset.range(sys.maxsize).map(choose)
+    clips = grain.MapDataset.range(ENDLESS).map(choose)
     read = ReadClips(source, _stored(keys), clip_frames, frame_stride)
     rows = _rows_of_process(clips, batch_size, process_index, process_count)
     return rows.map(read).to_iter_dataset(_ahead(num_threads, prefetch_batches))
