@@ -123,13 +123,18 @@ def train(
 
         # One batch of evaluation before the first step: its errors show in minute one.
         began = time.perf_counter()
-        evaluate(
+        tried = evaluate(
             system,
             state,
             itertools.islice(eval_batches(), 1),
             rngs.for_step(seed, "eval", start),
             mesh=mesh,
         )
+        if best_metric is not None and best_metric not in tried:
+            raise ValueError(
+                f"best_metric={best_metric!r} is not measured: the evaluation gives"
+                f" {sorted(tried)}; choose one of these"
+            )
         display.say(f"evaluation compiled in {time.perf_counter() - began:.1f} s")
         steps = _Steps(system, state, example, seed, mesh)
         display.say(f"training step compiled in {steps.compile_seconds:.1f} s")

@@ -148,6 +148,8 @@ def test_unusable_batches_are_explained(tmp_path, toy, monkeypatch):
         toy.train(tmp_path, train_batches=toy.eval_batches)
     with pytest.raises(ValueError, match=r"ended after 8 batches: add \.repeat\(\)"):
         toy.train(tmp_path, train_batches=lambda: toy.train_batches(num_epochs=1))
+    with pytest.raises(ValueError, match=r"'pnsr' is not measured.*\['error'\]"):
+        toy.train(tmp_path, best_metric="pnsr")
     monkeypatch.setattr(toy.System, "required_keys", ("video", "flow"))
     with pytest.raises(ValueError, match=r"ToySystem needs \['flow'\] in a batch"):
         toy.train(tmp_path)
