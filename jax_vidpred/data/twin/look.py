@@ -37,11 +37,11 @@ LAMP_POSITION = np.array(
 )
 LAMP_HALF_EDGE = np.array([0.391, 0.422, 0.599, 1.172])
 # Light on the floor right below times distance squared, and light from elsewhere.
-LAMP_POWER = 50 * np.array([1.132, 0.289, 0.565, 1.426])
-AMBIENT = 0.0765
+LAMP_POWER = 50 * np.array([1.132, 0.275, 0.571, 1.504])
+AMBIENT = 0.092
 # Objects throw light back on the floor: share per channel = reflectance * BOUNCE *
 # (1 / distance^3 - 1 / BOUNCE_REACH^3) for floor points that near to the centre.
-BOUNCE = 0.0045
+BOUNCE = 0.0047
 BOUNCE_REACH = 0.55
 
 # Display value 0..255 of the empty floor, red, green, blue: coefficients of

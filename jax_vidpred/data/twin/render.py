@@ -31,6 +31,11 @@ class Renderer:
         self.height, self.width = height, width
         self._origin, self._directions = geometry.camera_rays(height, width, samples)
         self._floor = shading.floor_radiance(height, width)
+        self._centres = self._directions.mean(2)
+        # [lamps, height, width]: how much of the floor's light comes from each lamp.
+        self._lamp_shares = shading.lamp_shares(
+            _floor_points(self._origin, self._centres.reshape(-1, 3).T)
+        ).reshape(-1, height, width)
 
     def render(
         self, annotation: Annotation, frames: Sequence[int] | None = None
@@ -56,7 +61,8 @@ class _Shot:
     def __init__(self, renderer: Renderer, annotation: Annotation):
         self.height, self.width = renderer.height, renderer.width
         self._origin, self._directions = renderer._origin, renderer._directions
-        self._floor = renderer._floor
+        self._centres = renderer._centres
+        self._floor, self._lamp_shares = renderer._floor, renderer._lamp_shares
         self._scene = Scene(annotation)
         self._shapes = [shape for _, _, shape in annotation.properties]
         self._metal = np.array([m == "metal" for _, m, _ in annotation.properties])
@@ -67,85 +73,100 @@ class _Shot:
         hull = corners(annotation)
         self._boxes = pixel_boxes(hull, self.height, self.width)
         # [t, n, lamp, 4]: pixels that see an object or anything that it may shade.
+        outlines = [np.concatenate([hull, _shadow_outline(hull, j)], -2) for j in LAMPS]
         self._shadow_boxes = np.stack(
-            [
-                pixel_boxes(
-                    np.concatenate([hull, _shadow_outline(hull, lamp)], -2),
-                    self.height,
-                    self.width,
-                )
-                for lamp in LAMPS
-            ],
-            axis=2,
+            [pixel_boxes(outline, self.height, self.width) for outline in outlines], 2
+        )
+        # [t, n, 4]: pixels that see floor onto which the object throws light.
+        self._bounce_boxes = pixel_boxes(
+            _bounce_outline(annotation.location), self.height, self.width
         )
 
     def changed(self, frame: int, previous: int | None) -> np.ndarray:
         """Pixels [height, width] that may differ from the previous frame's.
 
         Everything when there is no previous frame; else the objects that moved, with
-        whatever they may shade, before and after.
+        whatever they may shade or light, before and after.
         """
         if previous is None:
             return np.ones((self.height, self.width), bool)
         moved = (self._pose[frame] != self._pose[previous]).any(-1)
         if not moved.any():
             return np.zeros((self.height, self.width), bool)
-        boxes = [self._shadow_boxes[t][moved].reshape(-1, 4) for t in (frame, previous)]
+        boxes = [self._reach(t)[moved].reshape(-1, 4) for t in (frame, previous)]
         return box_mask(np.concatenate(boxes), self.height, self.width)
+
+    def _reach(self, frame: int) -> np.ndarray:
+        """[n, boxes, 4] of the pixels that each object may change."""
+        bounce = self._bounce_boxes[frame][:, None]
+        return np.concatenate([self._shadow_boxes[frame], bounce], axis=1)
 
     def shade(self, picture: np.ndarray, frame: int, mask: np.ndarray) -> None:
         """Draws objects and shadows where the mask is; there the floor is drawn."""
         scene, size = self._scene, (self.height, self.width)
         scene.set_frame(frame)
-        shadows = self._shadow_boxes[frame]
-        mask = mask & box_mask(shadows.reshape(-1, 4), *size)
+        mask = mask & box_mask(self._reach(frame).reshape(-1, 4), *size)
         pixels = np.flatnonzero(mask)
         if not len(pixels):
             return
         # How many objects may hide each lamp from what a pixel sees.
+        shadows = self._shadow_boxes[frame]
         covers = np.stack([_box_count(shadows[:, j], *size)[mask] for j in LAMPS])
 
-        directions = self._directions[mask]  # [m, samples, 3]
-        samples = directions.shape[1]
-        object_pixels = box_mask(self._boxes[frame], *size)[mask]
-        index = np.full((len(pixels), samples), FLOOR, np.uint8)
-        rays = directions[object_pixels].reshape(-1, 3)
-        first, depth, normal = scene.cast(self._origin, rays)
-        index[object_pixels] = first.reshape(-1, samples)
-        hit = first != FLOOR
-
-        values = np.zeros((len(pixels), 3), np.float32)
-        owner = np.repeat(np.flatnonzero(object_pixels), samples)[hit]
+        seen = box_mask(self._boxes[frame], *size)[mask]  # pixels that may see objects
+        rays = self._directions[mask & box_mask(self._boxes[frame], *size)]
+        samples = rays.shape[1]
+        rays = rays.reshape(-1, 3)
+        index, depth, normal = scene.cast(self._origin, rays)
+        hit = index != FLOOR
+        owner = np.repeat(np.flatnonzero(seen), samples)
         colors = self._shade_objects(
-            frame, first[hit], rays[hit], depth[hit], normal[hit], covers[:, owner] > 1
+            frame,
+            index[hit],
+            rays[hit],
+            depth[hit],
+            normal[hit],
+            covers[:, owner[hit]] > 1,
         )
-        for channel, color in enumerate(colors):
-            values[:, channel] = np.bincount(owner, color, len(pixels))
+        count = len(pixels)
+        values = np.empty((3, count))
+        for channel, color in zip(values, colors, strict=True):
+            channel[:] = np.bincount(owner[hit], color, count)
 
-        bare = index == FLOOR
-        count = bare.sum(1)
-        sees_floor = np.flatnonzero(count)
         # One floor point per pixel: the mean of its samples that see the floor.
-        view = (directions * bare[..., None]).sum(1)[sees_floor]
-        view = view.T / count[sees_floor]
-        radiance = (
-            self._floor[mask][sees_floor]
-            * self._shadow(view, covers[:, sees_floor] > 0)[:, None]
+        view = self._centres[mask].T.copy()
+        bare = np.full(count, samples)
+        bare[seen] -= np.bincount(owner[hit], minlength=count)[seen]
+        mixed = np.flatnonzero((bare > 0) & (bare < samples))
+        for axis in range(3):
+            total = np.bincount(owner[~hit], rays[~hit, axis], count)
+            view[axis, mixed] = total[mixed] / bare[mixed]
+        floor = np.flatnonzero(bare)
+        radiance = self._shade_floor(
+            frame, pixels[floor], view[:, floor], covers[:, floor] > 0
         )
-        values[sees_floor] += shading.encode(radiance) * count[sees_floor, None]
-        picture.reshape(-1, 3)[pixels] = np.rint(values / samples)
+        values[:, floor] += shading.encode(radiance) * bare[floor]
+        picture.reshape(-1, 3)[pixels] = np.rint(values / samples).T
 
-    def _shadow(self, view: np.ndarray, covered: np.ndarray) -> np.ndarray:
-        """What shadows leave [m] of the floor seen along view [3, m]."""
-        origin = self._origin[:, None]
-        points = (origin - view * (origin[2] / view[2])).astype(np.float32)
-        visibility = np.ones((len(LAMPS), points.shape[1]), np.float32)
+    def _shade_floor(self, frame, pixels, view, covered):
+        """Radiance [3, m] of the floor in some pixels, seen along view [3, m].
+
+        covered: bool [lamps, m], an object may hide the lamp.
+        """
+        points = _floor_points(self._origin, view)
+        gain = np.ones((3, len(pixels)), np.float32)
         for lamp in LAMPS:
             some = np.flatnonzero(covered[lamp])
-            visibility[lamp, some] = shading.lamp_visibility(
+            visible = shading.lamp_visibility(
                 self._scene, points[:, some], lamp, _FLOOR_LAMP_SAMPLES
             )
-        return shading.shadow(points, visibility)
+            share = self._lamp_shares[lamp].reshape(-1)[pixels[some]]
+            gain[:, some] -= share * (1 - visible)
+        for centre, reflectance in zip(
+            self._scene.location[frame], self._reflectance.T, strict=True
+        ):
+            gain += reflectance[:, None] * shading.bounce(points, centre)
+        return self._floor.reshape(-1, 3)[pixels].T * gain
 
     def _shade_objects(self, frame, index, rays, depth, normal, covered):
         """Display values [3, m] of the object points hit along rays [m, 3].
@@ -191,16 +212,26 @@ class _Shot:
         return normal
 
 
+def _floor_points(origin: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """Where view directions [3, m] from the origin meet the floor: float32 [3, m]."""
+    return (origin[:, None] - view * (origin[2] / view[2])).astype(np.float32)
+
+
 def _shadow_outline(hull: np.ndarray, lamp: int) -> np.ndarray:
     """Floor points [t, n, p, 3] that enclose the shadow of hulls [t, n, c, 3]."""
-    half = look.LAMP_HALF_EDGE[lamp]
-    corner = shading.lamp_points(lamp, 2)
     centre = look.LAMP_POSITION[lamp]
-    lamps = centre + (corner - centre) * 2  # the points are at half the half edge
-    assert np.allclose(np.linalg.norm(lamps - centre, axis=1), half * np.sqrt(2))
+    # The lamp's corners: two points along each axis lie halfway from its centre.
+    lamps = centre + 2 * (shading.lamp_points(lamp, 2) - centre)
     towards = hull[..., None, :] - lamps
     floor = lamps - towards * (lamps[:, 2] / towards[..., 2])[..., None]
     return floor.reshape(*hull.shape[:2], -1, 3)
+
+
+def _bounce_outline(location: np.ndarray) -> np.ndarray:
+    """Floor points [t, n, 4, 3] around the disc onto which objects throw light."""
+    reach = look.BOUNCE_REACH
+    square = reach * np.array([[x, y, 0] for x in (-1, 1) for y in (-1, 1)])
+    return location[:, :, None] * [1, 1, 0] + square
 
 
 def _box_count(boxes: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -86,6 +86,12 @@ def floor_lamps(points: np.ndarray) -> np.ndarray:
     return np.stack(lights)
 
 
+def lamp_shares(points: np.ndarray) -> np.ndarray:
+    """Share [lamps, m] of each lamp in all light on points [3, m] of the floor."""
+    lamps = floor_lamps(points)
+    return lamps / (look.AMBIENT + lamps.sum(0))
+
+
 def bounce(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Light [m] that an object at centre [3] of reflectance 1 throws on the floor.
 
