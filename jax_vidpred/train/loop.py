@@ -170,7 +170,7 @@ def train(
                         rngs.for_step(seed, "eval", step),
                         mesh=mesh,
                     )
-                    state = _react(system, state, summary)
+                    state = _react(system, state, summary, mesh)
                 writer.write_scalars(step, {f"eval/{k}": v for k, v in summary.items()})
                 display.say(f"step {step}, evaluation: {_listing(summary)}")
             # Save before the next batch is fetched: the saved place in the data is then
@@ -224,8 +224,8 @@ class _Steps:
             return after.replace(step=state.step + 1, frozen={}), scalars
 
         self._mesh = mesh
-        self._key = jax.device_put(
-            rngs.fold_in(jax.random.key(seed), "train"), replicated(mesh)
+        self._key = born_sharded(
+            lambda key: rngs.fold_in(key, "train"), mesh, jax.random.key(seed)
         )
         self._in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()
         began = time.perf_counter()
@@ -321,14 +321,17 @@ def _next(iterator: grain.DatasetIterator, step: int) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _react(system: System, state: TrainState, summary: dict[str, float]) -> TrainState:
-    """`system.after_evaluation`, with types and places of the arrays kept."""
+def _react(
+    system: System, state: TrainState, summary: dict[str, float], mesh: Mesh
+) -> TrainState:
+    """`system.after_evaluation`, with types of the arrays kept."""
     extra = system.after_evaluation(state, summary).extra
+    types = jax.tree.map(lambda old: old.dtype, state.extra)
 
-    def fit(new, old):
-        return jax.device_put(jnp.asarray(new, old.dtype), old.sharding)
+    def fit(extra):
+        return jax.tree.map(lambda new, dtype: jnp.asarray(new, dtype), extra, types)
 
-    return state.replace(extra=jax.tree.map(fit, extra, state.extra))
+    return state.replace(extra=born_sharded(fit, mesh, extra))
 
 
 def _listing(scalars: Mapping[str, float]) -> str:

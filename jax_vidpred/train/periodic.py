@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 
+import jax
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -73,7 +74,8 @@ class ProgressDisplay:
     def __init__(
         self, title: str, num_steps: int, start_step: int, every_seconds: float = 15.0
     ):
-        self.interactive = sys.stdout.isatty()
+        self._silent = jax.process_index() != 0  # one process speaks for all
+        self.interactive = sys.stdout.isatty() and not self._silent
         self._title = title
         self._num_steps = num_steps
         self._start_step = start_step
@@ -126,7 +128,7 @@ class ProgressDisplay:
         text = f"{self._title}: {message}"
         if self._progress:
             self._progress.console.print(text, markup=False, highlight=False)
-        else:
+        elif not self._silent:
             print(text, flush=True)
 
 

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import signal
+import socket
 import subprocess
 import sys
 
@@ -89,3 +91,63 @@ def test_two_devices_train_like_one(tmp_path, toy):
     # A checkpoint of two devices goes on with one.
     params = toy.train(tmp_path / "two", num_steps=121).params
     assert np.all(np.isfinite(params["linear"]["kernel"]))
+
+
+PROCESS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import jax
+rank = int(sys.argv[2])
+jax.distributed.initialize("127.0.0.1:" + sys.argv[3], 2, rank)
+import time
+import conftest
+from jax_vidpred.train import loop
+step = loop._Steps.__call__
+def slow(self, *args):
+    time.sleep(0.05)
+    if rank == 1:
+        print("step", flush=True)
+    return step(self, *args)
+loop._Steps.__call__ = slow
+state = conftest.toy_train(sys.argv[4], num_steps=60, log_every=20, eval_every=20)
+print(int(state.step), *state.params["linear"]["kernel"].addressable_data(0).ravel())
+"""
+
+
+def start_two_processes(workdir):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    here = str(pathlib.Path(__file__).parent)
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, here, str(rank), port, str(workdir)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
+        for rank in (0, 1)
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_agree_when_to_stop_and_go_on(tmp_path):
+    processes = start_two_processes(tmp_path)
+    try:
+        steps = 0
+        for line in processes[1].stdout:
+            steps += line == "step\n"
+            if steps == 12:
+                processes[1].send_signal(signal.SIGTERM)  # only one is told
+                break
+        outputs = [process.communicate(timeout=60)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0]
+        assert "saved; the same line goes on" in outputs[0]
+        processes = start_two_processes(tmp_path)
+        outputs = [process.communicate(timeout=60)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert "goes on after step" in outputs[0]
+    last = [output.splitlines()[-1] for output in outputs]
+    assert last[0] == last[1] and last[0].startswith("60 ")
