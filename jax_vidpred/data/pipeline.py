@@ -153,7 +153,7 @@ def eval_batches(
                 f" {span} frames with {', '.join(keys)} there; choose clips with"
                 " fixed_clips"
             )
-    padding = [(PADDING, 0)] * (-len(clips) % batch_size)
+    padding = [PADDING] * (-len(clips) % batch_size)
     read = ReadClips(source, _stored(keys), clip_frames, frame_stride)
     ordered = grain.MapDataset.source([*clips, *padding])
     rows = _rows_of_process(ordered, batch_size, process_index, process_count)

@@ -14,7 +14,7 @@ import numpy as np
 from jax_vidpred.data.schema import MASK, START, VIDEO_ID
 from jax_vidpred.data.source import VideoSource
 
-PADDING = -1  # index of the clips that fill the last batch
+PADDING = (-1, 0)  # the clips that fill the last batch
 _ORDERS, _STARTS = 0, 1  # streams of random numbers
 
 
@@ -57,7 +57,7 @@ def _order(seed: int, epoch: int, size: int) -> np.ndarray:
 class ReadClips(grain.transforms.Map):
     """Clips (index [b], start [b]) -> the batch, see `schema`.
 
-    MASK, VIDEO_ID and START are always there; where the index is PADDING, MASK is False
+    MASK, VIDEO_ID and START are always there; where a clip is PADDING, MASK is False
     and everything else zero.
     """
 
@@ -68,7 +68,7 @@ class ReadClips(grain.transforms.Map):
 
     def map(self, clips: tuple[np.ndarray, np.ndarray]) -> Mapping[str, np.ndarray]:
         index, start = clips
-        mask = index != PADDING
+        mask = index != PADDING[0]
         batch = self.source.empty(self.keys, len(index), self.clip_frames)
         for row in np.flatnonzero(mask):
             self.source.read(
@@ -81,5 +81,5 @@ class ReadClips(grain.transforms.Map):
         return batch | {
             MASK: mask,
             VIDEO_ID: video_ids.astype(np.int32),
-            START: np.where(mask, start, 0).astype(np.int32),
+            START: start.astype(np.int32),
         }

@@ -109,10 +109,6 @@ class _Shot:
         pixels = np.flatnonzero(mask)
         if not len(pixels):
             return
-        # How many objects may hide each lamp from what a pixel sees.
-        shadows = self._shadow_boxes[frame]
-        covers = np.stack([_box_count(shadows[:, j], *size)[mask] for j in LAMPS])
-
         seen = box_mask(self._boxes[frame], *size)[mask]  # pixels that may see objects
         rays = self._directions[mask & box_mask(self._boxes[frame], *size)]
         samples = rays.shape[1]
@@ -126,7 +122,6 @@ class _Shot:
             rays[hit],
             depth[hit],
             normal[hit],
-            covers[:, owner[hit]] > 1,
         )
         count = len(pixels)
         values = np.empty((3, count))
@@ -142,37 +137,27 @@ class _Shot:
             total = np.bincount(owner[~hit], rays[~hit, axis], count)
             view[axis, mixed] = total[mixed] / bare[mixed]
         floor = np.flatnonzero(bare)
-        radiance = self._shade_floor(
-            frame, pixels[floor], view[:, floor], covers[:, floor] > 0
-        )
+        radiance = self._shade_floor(frame, pixels[floor], view[:, floor])
         values[:, floor] += shading.encode(radiance) * bare[floor]
         picture.reshape(-1, 3)[pixels] = np.rint(values / samples).T
 
-    def _shade_floor(self, frame, pixels, view, covered):
-        """Radiance [3, m] of the floor in some pixels, seen along view [3, m].
-
-        covered: bool [lamps, m], an object may hide the lamp.
-        """
+    def _shade_floor(self, frame, pixels, view):
+        """Radiance [3, m] of the floor in some pixels, seen along view [3, m]."""
         points = _floor_points(self._origin, view)
         gain = np.ones((3, len(pixels)), np.float32)
         for lamp in LAMPS:
-            some = np.flatnonzero(covered[lamp])
             visible = shading.lamp_visibility(
-                self._scene, points[:, some], lamp, _FLOOR_LAMP_SAMPLES
+                self._scene, points, lamp, _FLOOR_LAMP_SAMPLES
             )
-            share = self._lamp_shares[lamp].reshape(-1)[pixels[some]]
-            gain[:, some] -= share * (1 - visible)
+            gain -= self._lamp_shares[lamp].reshape(-1)[pixels] * (1 - visible)
         for centre, reflectance in zip(
             self._scene.location[frame], self._reflectance.T, strict=True
         ):
             gain += reflectance[:, None] * shading.bounce(points, centre)
         return self._floor.reshape(-1, 3)[pixels].T * gain
 
-    def _shade_objects(self, frame, index, rays, depth, normal, covered):
-        """Display values [3, m] of the object points hit along rays [m, 3].
-
-        covered: bool [lamps, m], another object may hide the lamp.
-        """
+    def _shade_objects(self, frame, index, rays, depth, normal):
+        """Display values [3, m] of the object points hit along rays [m, 3]."""
         points = (self._origin + depth[:, None] * rays).T
         normal = self._rounded_normals(frame, index, points, normal.T)
         points, view = points.astype(np.float32), rays.T.astype(np.float32)
@@ -183,9 +168,13 @@ class _Shot:
         there, facing = points[:, rubber], normal[:, rubber]
         light = np.stack([shading.rubber_lamps(there, facing, j) for j in LAMPS])
         for lamp in LAMPS:
-            some = np.flatnonzero(covered[lamp][rubber] & (light[lamp] > 0))
-            light[lamp, some] *= shading.lamp_visibility(
-                self._scene, there[:, some], lamp, _OBJECT_LAMP_SAMPLES
+            lit = np.flatnonzero(light[lamp])
+            light[lamp, lit] *= shading.lamp_visibility(
+                self._scene,
+                there[:, lit],
+                lamp,
+                _OBJECT_LAMP_SAMPLES,
+                own=index[rubber[lit]],
             )
         radiance[:, rubber] *= shading.rubber(facing, light)
 
@@ -232,11 +221,3 @@ def _bounce_outline(location: np.ndarray) -> np.ndarray:
     reach = look.BOUNCE_REACH
     square = reach * np.array([[x, y, 0] for x in (-1, 1) for y in (-1, 1)])
     return location[:, :, None] * [1, 1, 0] + square
-
-
-def _box_count(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[height, width] number of the boxes [m, 4] around each pixel."""
-    count = np.zeros((height, width), np.int8)
-    for top, left, bottom, right in boxes:
-        count[top:bottom, left:right] += 1
-    return count

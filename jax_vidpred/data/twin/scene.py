@@ -21,10 +21,14 @@ _GEOMS = {
     # MuJoCo's cylinder stands on z, that of the annotations on its local y.
     "cylinder": 'type="cylinder" size="{0} {0}" euler="90 0 0"',
 }
+_REACH = {
+    "sphere": SIZES["sphere"],
+    "cube": np.sqrt(3) * SIZES["cube"],
+    "cylinder": np.sqrt(2) * SIZES["cylinder"],
+}
 _CORNERS = RADIUS * np.array(
     [[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float64
 )
-_NEXT_TO = 1e-4  # share of a ray
 _NEAR = 0.1  # what reaches closer to the camera's plane than this is not projected
 
 
@@ -46,10 +50,14 @@ class Scene:
         quaternions = np.empty((len(matrices), 4))
         for quaternion, matrix in zip(quaternions, matrices, strict=True):
             mujoco.mju_mat2Quat(quaternion, matrix)
+        shapes = [shape for _, _, shape in annotation.properties]
+        # [n] radii of balls around the objects.
+        self.reach = np.array([_REACH[shape] for shape in shapes], np.float32)
         self._quaternion = quaternions.reshape(*self.location.shape[:2], 4)
 
     def set_frame(self, frame: int) -> None:
         """Moves every object to its pose in this frame."""
+        self.centres = self.location[frame]
         self._data.mocap_pos[:] = self.location[frame]
         self._data.mocap_quat[:] = self._quaternion[frame]
         mujoco.mj_kinematics(self._model, self._data)
@@ -71,13 +79,16 @@ class Scene:
         index, distance = self._cast(origin, directions, normal.reshape(-1))
         return index.astype(np.uint8), distance, normal
 
-    def hides(self, origin: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    def hides(
+        self, origin: np.ndarray, targets: np.ndarray, own: np.ndarray | None = None
+    ) -> np.ndarray:
         """bool [m]: an object stands between the origin [3] and the target [m, 3].
 
-        A target may lie on an object's surface: what is next to it does not count.
+        own: [m], the object that a target lies on, which does not count.
         """
         index, distance = self._cast(origin, targets - origin, None)
-        return (index >= 0) & (distance < 1 - _NEXT_TO)
+        hidden = (index >= 0) & (distance < 1)
+        return hidden if own is None else hidden & (index != own)
 
     def _cast(self, origin, directions, normal):
         count = len(directions)

@@ -5,6 +5,8 @@ white. Dot products are written out: a BLAS sum may depend on how many points co
 along, and a pixel must not.
 """
 
+import functools
+
 import numpy as np
 from numpy.polynomial import chebyshev
 
@@ -12,6 +14,7 @@ from jax_vidpred.data.twin import look
 from jax_vidpred.data.twin.scene import SIZES, Scene
 
 # Radius of the rounded edges, world units.
+_INNER = 0.19  # radius of a ball inside every shape
 BEVELS = {"sphere": 0.0, "cube": 0.03, "cylinder": 0.012}
 LAMPS = range(len(look.LAMP_POSITION))
 
@@ -48,6 +51,7 @@ def floor_radiance(height: int, width: int) -> np.ndarray:
     return decode(np.stack(channels, -1)).astype(np.float32)
 
 
+@functools.cache
 def lamp_points(lamp: int, samples: int) -> np.ndarray:
     """Points [samples**2, 3] spread over a lamp; one sample means its centre."""
     position = look.LAMP_POSITION[lamp]
@@ -60,14 +64,47 @@ def lamp_points(lamp: int, samples: int) -> np.ndarray:
 
 
 def lamp_visibility(
-    scene: Scene, points: np.ndarray, lamp: int, samples: int
+    scene: Scene,
+    points: np.ndarray,
+    lamp: int,
+    samples: int,
+    own: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Share of a lamp that each of the points [3, m] sees: float32 [m] in [0, 1]."""
-    targets = np.ascontiguousarray(points.T, np.float64)
-    hidden = np.zeros(len(targets), np.float32)
-    for position in lamp_points(lamp, samples):
-        hidden += scene.hides(position, targets)
-    return 1 - hidden / np.float32(samples**2)
+    """Share of a lamp that each of the points [3, m] sees: float32 [m] in [0, 1].
+
+    Rays to samples x samples points of the lamp are cast only for points in or near
+    a penumbra: balls in and around the objects decide the rest.
+
+    Args:
+      own: [m], the object that a point lies on, which does not count.
+    """
+    visible = np.ones(points.shape[1], np.float32)
+    towards, distance = _lamp_ray(points, lamp)
+    centre = (scene.centres - look.LAMP_POSITION[lamp]).astype(np.float32)
+    # How far along the ray from the lamp, and how far beside it, each object lies.
+    along = -(
+        centre[:, :1] * towards[0]
+        + centre[:, 1:2] * towards[1]
+        + centre[:, 2:] * towards[2]
+    )
+    beside = np.sqrt(np.maximum((centre**2).sum(1)[:, None] - along**2, 0))
+    if own is not None:
+        beside[own, np.arange(len(own))] = np.inf
+    # Rays to the lamp's other points pass the object this much to the side.
+    half = np.float32(np.sqrt(2) * look.LAMP_HALF_EDGE[lamp] * (1 - 1 / samples))
+    spread = half * np.maximum(1 - along / distance, 0) + np.float32(0.005)
+    dark = ((beside < _INNER - spread) & (along < distance)).any(0)
+    unsure = (beside < scene.reach[:, None] + spread).any(0) & ~dark
+    visible[dark] = 0
+    unsure = np.flatnonzero(unsure)
+    if len(unsure):
+        targets = np.ascontiguousarray(points[:, unsure].T, np.float64)
+        owner = None if own is None else own[unsure]
+        hidden = np.zeros(len(unsure), np.float32)
+        for position in lamp_points(lamp, samples):
+            hidden += scene.hides(position, targets, owner)
+        visible[unsure] = 1 - hidden / np.float32(samples**2)
+    return visible
 
 
 def _lamp_ray(points: np.ndarray, lamp: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +181,8 @@ def metal(points: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     return floor + above * (sky - floor)
 
 
-def _glow(mirrored: np.ndarray) -> np.ndarray:
+def _glow_axes() -> np.ndarray:
+    """Direction of the large lamp and the axes of its ellipse: float32 [3, 3]."""
     azimuth, elevation = np.radians(look.METAL_GLOW_DIRECTION)
     centre = np.array(
         [
@@ -157,15 +195,20 @@ def _glow(mirrored: np.ndarray) -> np.ndarray:
     up /= np.linalg.norm(up)
     side = np.cross(centre, up)
     cosine, sine = np.cos(look.METAL_GLOW_ROTATION), np.sin(look.METAL_GLOW_ROTATION)
-    up, side = cosine * up + sine * side, cosine * side - sine * up
-    first, second = (
-        dot(axis.astype(np.float32), mirrored) / radius
-        for axis, radius in zip((up, side), look.METAL_GLOW_RADII, strict=True)
-    )
-    squared = first**2 + second**2
+    axes = [centre, cosine * up + sine * side, cosine * side - sine * up]
+    return np.array(axes, np.float32)
+
+
+_GLOW_AXES = _glow_axes()
+
+
+def _glow(mirrored: np.ndarray) -> np.ndarray:
+    centre, up, side = _GLOW_AXES
+    height, width = look.METAL_GLOW_RADII
+    squared = (dot(up, mirrored) / height) ** 2 + (dot(side, mirrored) / width) ** 2
     core, softness, halo = look.METAL_GLOW
     glow = core * _step((1 - np.sqrt(squared)) / softness) + halo * np.exp(-squared / 4)
-    return np.where(dot(centre.astype(np.float32), mirrored) > 0, glow, 0)
+    return np.where(dot(centre, mirrored) > 0, glow, 0)
 
 
 def _step(x: np.ndarray) -> np.ndarray:
