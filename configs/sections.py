@@ -61,7 +61,7 @@ def data(variant: str) -> ConfigDict:
 
 
 def shrink(config: ConfigDict, variant: str) -> None:
-    """Makes a run of a minute: "smoke" shows that all works, "clevrer" fits few files."""
+    """A run of a minute: "smoke" shows that all works, "clevrer" fits few files."""
     if variant == "smoke":
         config.train.update(num_steps=4, log_every=2)
         config.optim.warmup_steps = 1

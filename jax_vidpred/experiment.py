@@ -17,7 +17,7 @@ import jax
 
 from jax_vidpred import systems
 from jax_vidpred.data import builder, pipeline
-from jax_vidpred.data.schema import VIDEO, DataError
+from jax_vidpred.data.schema import SPLIT_STARTS, VIDEO, DataError
 from jax_vidpred.data.source import VideoSource
 from jax_vidpred.data.twin.dataset import write_dataset
 from jax_vidpred.train import checkpoint
@@ -188,9 +188,7 @@ def data_root(data: Mapping[str, Any], requires_dir: pathlib.Path) -> pathlib.Pa
         return pathlib.Path(root).absolute()
     twin = data["twin"]
     root = requires_dir / "twin"
-    num_videos = {
-        split: twin[f"num_{split}"] for split in ("train", "validation", "test")
-    }
+    num_videos = {split: twin[f"num_{split}"] for split in SPLIT_STARTS}
     print(f"twin data set: {num_videos} videos in {root}")
     write_dataset(root, num_videos, data["height"], data["width"], seed=twin["seed"])
     return root

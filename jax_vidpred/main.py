@@ -24,8 +24,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this experiment.")
 _REQUIRES_DIR = flags.DEFINE_string(
     "requires_dir",
     None,
-    "Folder for data and earlier phases; WORKDIR/requires if not given. Experiments with"
-    " the same one share them.",
+    "Folder for data and earlier phases; WORKDIR/requires if not given. Experiments"
+    " with the same one share them.",
 )
 
 

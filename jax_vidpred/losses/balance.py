@@ -28,9 +28,9 @@ def uncertainty_sum(
 ) -> Float[Array, ""]:
     """Sum of weight * (exp(-s) term + s): the Laplace form of uncertainty weighting.
 
-    Kendall, Gal & Cipolla 2018, section 3.2, with the Laplace likelihood that belongs to
-    L1 distances. `s` is clamped, since a term that can reach zero would otherwise drive
-    the sum to minus infinity.
+    Kendall, Gal & Cipolla 2018, section 3.2, with the Laplace likelihood that belongs
+    to L1 distances. `s` is clamped, since a term that can reach zero would otherwise
+    drive the sum to minus infinity.
     """
     total = 0.0
     for name in sorted(terms):

@@ -3,8 +3,8 @@
     next = visible * warp(latent, flow) + residual
 
 One step sees the latent and its change since the step before, updates a ConvLSTM, and
-reads from the hidden state: backward flow (latent cells), visibility (a logit), residual
-(which also sees the warped latent), collision (a logit) and the objects' states.
+reads from the hidden state: backward flow (latent cells), visibility (a logit),
+residual (which also sees the warped latent), collision (a logit) and object states.
 """
 
 from collections.abc import Callable
@@ -83,8 +83,8 @@ class FlowWarp(nn.Module):
 
         Args:
           latents: the true latent of each step's input, unit variance.
-          use_truth: whether a step is fed the truth or the prediction of the step before
-            (the first step must be fed the truth).
+          use_truth: whether a step is fed the truth or the prediction of the step
+            before (the first step must be fed the truth).
 
         Returns:
           the rollout, collision logits, object slots.
@@ -182,13 +182,13 @@ class _CollisionHead(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b"]:
         x = nn.silu(Conv(self.features)(x))
         x = nn.silu(Conv(self.features)(x))
-        # The prior of a rare event: RetinaNet's bias with pi = 0.01, spread over places.
+        # The prior of a rare event: RetinaNet's bias with pi = 0.01.
         logits = Conv(1, kernel_init=nn.initializers.zeros, bias=-4.6)(x)[..., 0]
         return nn.logsumexp(logits, axis=(1, 2)) - jnp.log(logits[0].size)
 
 
 class _StateHead(nn.Module):
-    """Each slot looks at one place (a softmax over the grid) and reads a state there."""
+    """Each slot looks at one place (softmax over the grid) and reads a state there."""
 
     features: int
     num_slots: int

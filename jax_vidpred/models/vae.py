@@ -2,8 +2,8 @@
 
 Any height and width divisible by the stride. The default net keeps most of its work on
 the latent grid and ends in a sub-pixel convolution, so no convolution runs at full
-resolution: that is what makes it fast, and its encoder cheap enough to encode every clip
-anew while the temporal model trains.
+resolution: that is what makes it fast, and its encoder cheap enough to encode every
+clip anew while the temporal model trains.
 """
 
 import math

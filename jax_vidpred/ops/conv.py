@@ -152,8 +152,8 @@ def _conv_transpose_cpu_forward(x, kernel, stride, padding):
 
 
 def _conv_transpose_cpu_backward(stride, padding, saved, dy):
-    # The transposed convolution is the input gradient of a strided convolution with the
-    # mirrored kernel, so its own gradients are that convolution and its weight gradient.
+    # The transposed convolution is the input gradient of a strided convolution with
+    # the mirrored kernel, so its gradients are that convolution's output and weight's.
     x, kernel = saved
     mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
     pads = ((padding, padding), (padding, padding))

@@ -41,7 +41,7 @@ def teacher_forcing_ratio(
 
 
 def adaptive_ratio(ratio: float, improved: bool, *, change: float = 0.1) -> float:
-    """Teacher-forcing ratio after an evaluation: lower on progress, higher on a fall."""
+    """Teacher-forcing ratio after an evaluation: lower on progress, else higher."""
     return min(1.0, max(0.0, ratio - change if improved else ratio + change))
 
 

@@ -37,6 +37,16 @@ from jax_vidpred.train.steps import gradient_step
 
 # Positions and speeds are a few units: this brings object states to about [-1, 1].
 STATE_SCALE = 3.0
+TERMS = (
+    "latent",
+    "flow",
+    "visible",
+    "warped",
+    "decoded",
+    "residual",
+    "collision",
+    "state",
+)
 MOVING_CELLS = 0.05  # flow above this, in latent cells per step, counts as motion
 
 
@@ -334,23 +344,13 @@ class _Losses:
         collision_tolerance: int,
         decoded_frames: int,
     ):
-        names = [
-            "latent",
-            "flow",
-            "visible",
-            "warped",
-            "decoded",
-            "residual",
-            "collision",
-            "state",
-        ]
-        if sorted(weights) != sorted(names):
+        if sorted(weights) != sorted(TERMS):
             raise ValueError(
-                f"losses.weights names {sorted(weights)}, wanted {sorted(names)}"
+                f"losses.weights names {sorted(weights)}, wanted {sorted(TERMS)}"
                 " (0 switches a term off)"
             )
         self.weights = dict(weights)
-        self.active = [name for name in names if weights[name]]
+        self.active = [name for name in TERMS if weights[name]]
         self.focal = dict(focal)
         self.tolerance = collision_tolerance
         self.decoded_frames = decoded_frames
