@@ -121,9 +121,12 @@ def test_a_changed_source_is_prepared_anew(root, tmp_path):
     annotation = root / "annotation_train/annotation_00000-01000/annotation_00000.json"
     os.utime(annotation, (1, 1))  # same size, another time
     prepare(root, tmp_path / "out", **SIZES)
-    assert len(folders(tmp_path / "out")) == 3
+    annotation.write_text(annotation.read_text() + " ")
+    os.utime(annotation, (1, 1))  # same time, another size
     prepare(root, tmp_path / "out", **SIZES)
-    assert len(folders(tmp_path / "out")) == 3
+    assert len(folders(tmp_path / "out")) == 4
+    prepare(root, tmp_path / "out", **SIZES)
+    assert len(folders(tmp_path / "out")) == 4
 
 
 def test_other_settings_do_not_share_a_folder(root, tmp_path):
@@ -198,11 +201,11 @@ def test_a_full_disk_is_one_clear_line(root, tmp_path, monkeypatch):
 def test_several_shards_and_workers_give_the_same(
     data_root, prepared, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(builder, "RECORDS_PER_SHARD", 8)
+    monkeypatch.setattr(builder, "RECORDS_PER_SHARD", 5)
     monkeypatch.setattr(builder, "VIDEOS_PER_WORKER", 1)
     sources = prepare(data_root, tmp_path / "out", **SIZES, num_workers=2)
     (folder,) = folders(tmp_path / "out")
-    assert len(list(folder.glob("*train*"))) == 4  # 5 videos of 6 records
+    assert len(list(folder.glob("*train*"))) == 6  # 5 videos of 6 records
     for i in range(len(sources["train"])):
         for key in (VIDEO, STATE):
             np.testing.assert_array_equal(
