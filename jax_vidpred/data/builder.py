@@ -268,7 +268,7 @@ def prepare(
 
 def _build(out: str, config: ClevrerConfig) -> None:
     folder = pathlib.Path(Clevrer(data_dir=out, config=config).data_dir)
-    pass  # damaged, or of a killed run
+    shutil.rmtree(folder.parent, ignore_errors=True)  # damaged, or of a killed run
     builder = Clevrer(data_dir=out, config=config)
     offline = tfds.download.DownloadConfig(try_download_gcs=False)
     try:

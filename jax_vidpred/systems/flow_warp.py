@@ -14,14 +14,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jax_vidpred.data import schema
-from jax_vidpred.losses import balance, collision, flow, matching, occlusion
+from jax_vidpred.losses import balance, flow
 from jax_vidpred.losses import reconstruction as rec
 from jax_vidpred.metrics import frame as frame_metrics
 from jax_vidpred.models.flow_warp import FlowWarp
 from jax_vidpred.ops import schedules
 from jax_vidpred.ops.image import to_float
-from jax_vidpred.ops.warp import warp
 from jax_vidpred.systems import baselines
+from jax_vidpred.systems.flow_warp_objective import STATE_SCALE, Objective
 from jax_vidpred.systems.vae import VAESystem
 from jax_vidpred.train import rngs
 from jax_vidpred.train.optim import make_optimizer
@@ -35,18 +35,6 @@ from jax_vidpred.train.protocol import (
 from jax_vidpred.train.state import TrainState
 from jax_vidpred.train.steps import gradient_step
 
-# Positions and speeds are a few units: this brings object states to about [-1, 1].
-STATE_SCALE = 3.0
-TERMS = (
-    "latent",
-    "flow",
-    "visible",
-    "warped",
-    "decoded",
-    "residual",
-    "collision",
-    "state",
-)
 MOVING_CELLS = 0.05  # flow above this, in latent cells per step, counts as motion
 
 
@@ -98,7 +86,7 @@ class FlowWarpSystem(Predictor):
             self.initial = {"vae": stages["vae"].params}
         self.frozen = {} if train_vae else {"vae": self.initial["vae"]}
         self.net = FlowWarp(latent_channels=self.vae.vae.latent_channels, **model)
-        self.losses = _Losses(**losses)
+        self.losses = Objective(**losses)
         self.optimizer = make_optimizer(**optim)
         self.num_context, self.num_future = num_context, num_future
         self.min_future = min_future
@@ -331,77 +319,3 @@ class FlowWarpSystem(Predictor):
         warped = self.net.apply(net, data["latent"], flow_field, method="warp")
         frames = self.vae.decode(params["vae"], warped)
         return rec.l1(frames, data["frame"])
-
-
-class _Losses:
-    """The terms of the objective; each is a scalar, a mean over examples."""
-
-    def __init__(
-        self,
-        *,
-        weights: Mapping[str, float],
-        focal: Mapping[str, float],
-        collision_tolerance: int,
-        decoded_frames: int,
-    ):
-        if sorted(weights) != sorted(TERMS):
-            raise ValueError(
-                f"losses.weights names {sorted(weights)}, wanted {sorted(TERMS)}"
-                " (0 switches a term off)"
-            )
-        self.weights = dict(weights)
-        self.active = [name for name in TERMS if weights[name]]
-        self.focal = dict(focal)
-        self.tolerance = collision_tolerance
-        self.decoded_frames = decoded_frames
-        self.decodes = bool(weights["warped"] or weights["decoded"])
-
-    def on_latents(self, rollout, latents, batch, steps):
-        terms = {}
-        following = latents[:, 1:]
-        if self.weights["latent"]:
-            terms["latent"] = rec.masked_l1(rollout.latent, following, steps)
-        if self.weights["flow"]:
-            truth = batch[schema.FLOW]
-            error = flow.endpoint_error(
-                rollout.flow, truth, jnp.ones_like(truth[..., :1])
-            )
-            terms["flow"] = rec.mean_over_steps(error, steps)
-        if self.weights["visible"]:
-            entropy = occlusion.visibility_cross_entropy(
-                rollout.visible_logit, batch[schema.VISIBLE]
-            )
-            terms["visible"] = rec.mean_over_steps(entropy, steps)
-        if self.weights["residual"]:
-            # From the composition: next = visible * warp + residual.
-            moved = warp(latents[:, :-1], batch[schema.FLOW])
-            target = following - batch[schema.VISIBLE] * moved
-            terms["residual"] = rec.masked_l1(rollout.residual, target, steps)
-        return {name: term.mean() for name, term in terms.items()}
-
-    def on_pixels(self, rollout, video, steps, decode, rng):
-        """L1 of decoded latents, on a few random steps of the clip."""
-        chosen = jax.random.choice(
-            rng, video.shape[1] - 1, (self.decoded_frames,), replace=False
-        )
-        truth, counts = video[:, 1:][:, chosen], steps[:, chosen]
-        terms = {}
-        for name, latent in (("warped", rollout.warped), ("decoded", rollout.latent)):
-            if self.weights[name]:
-                frames = decode(latent[:, chosen])
-                terms[name] = rec.masked_l1(frames, truth, counts).mean()
-        return terms
-
-    def collision(self, logit, batch, steps):
-        label = collision.widen(batch[schema.COLLISION], self.tolerance)
-        loss = collision.focal_loss(logit, label, **self.focal)
-        return rec.mean_over_steps(loss, steps).mean()
-
-    def state(self, objects, batch, steps):
-        loss = matching.unordered_state_loss(
-            objects.present_logit,
-            objects.state,
-            batch[schema.STATE][:, 1:] / STATE_SCALE,
-            batch[schema.PRESENT][:, 1:],
-        )
-        return rec.mean_over_steps(loss, steps).mean()
