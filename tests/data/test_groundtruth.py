@@ -5,6 +5,7 @@ import pytest
 
 from jax_vidpred.data.schema import Annotation
 from jax_vidpred.data.twin import groundtruth
+from jax_vidpred.data.twin.scene import SIZES
 from jax_vidpred.ops import geometry
 
 CUBE, SPHERE = ("red", "rubber", "cube"), ("blue", "metal", "sphere")
@@ -92,6 +93,19 @@ def test_a_sphere_covers_what_the_tangent_cone_covers():
     ray = directions[:, :, 0] / np.linalg.norm(directions[:, :, 0], axis=-1)[..., None]
     angle = np.arccos(ray @ (towards / distance))
     np.testing.assert_array_equal(segments == 1, angle < np.arcsin(0.2 / distance))
+
+
+def test_an_annotated_cylinder_stands_upright():
+    annotation = make((CYLINDER,), [[[0.0, 0.0, 0.2]]])
+    segments = groundtruth.cast_segments(annotation, 320, 480)[0]
+    rows, columns = np.nonzero(segments)
+    size = SIZES["cylinder"]
+    back_rim, _ = geometry.project(np.array([-size, 0, 0.2 + size]))
+    front_foot, _ = geometry.project(np.array([size, 0, 0.2 - size]))
+    assert abs(rows.min() - back_rim[1]) < 1 and abs(rows.max() - front_foot[1]) < 1.5
+    sides, _ = geometry.project(np.array([[0, -size, 0.2], [0, size, 0.2]]))
+    middle = columns[rows == int(sides[0, 1])]
+    assert abs(np.ptp(middle) + 1 - np.ptp(sides[:, 0])) < 1.5
 
 
 def test_depth_of_floor_and_of_the_nearest_point_of_a_sphere():

@@ -76,6 +76,25 @@ def test_only_what_moved_is_cast_again_and_it_is_enough(samples):
     np.testing.assert_array_equal(Renderer(96, 100, samples).render(annotation), video)
 
 
+def test_light_thrown_on_the_floor_is_cast_again():
+    location = [[[0.5, y, 0.2], [-1.0, 1.0, 0.2]] for y in (-0.8, -0.2, 0.4)]
+    annotation = make((("yellow", "rubber", "sphere"),) * 2, location)
+    renderer = Renderer(160, 240, 1)
+    video = renderer.render(annotation)
+    for t in range(3):
+        np.testing.assert_array_equal(renderer.render(annotation, [t])[0], video[t])
+
+
+def test_a_small_picture_is_the_mean_of_a_large_one():
+    annotation = busy()
+    small = Renderer(24, 36, 8).render(annotation, [2])[0].astype(float)
+    large = Renderer(192, 288, 1).render(annotation, [2])[0].astype(float)
+    blocks = large.reshape(24, 8, 36, 8, 3).mean((1, 3))
+    difference = np.abs(small - blocks)
+    worst = np.sort(difference.max(-1).ravel())[-10:]
+    assert difference.mean() < 0.5 and worst.mean() < 8
+
+
 def test_no_object_no_shadow():
     far = make((("red", "rubber", "cube"),), [[[-30.0, 30.0, 0.2]]])
     picture = Renderer(64, 96).render(far)[0]
@@ -177,13 +196,13 @@ def test_display_curve_comes_back():
 
 
 def test_rounded_edges_bend_normals_only_near_edges():
-    local = np.array([[0.19, 0.0, 0.0], [0.19, 0.18, 0.0], [0.19, 0.19, 0.19]]).T
+    local = np.array([[0.19, 0.0, 0.0], [0.19, 0.18, 0.0], [0.19, 0.19, -0.19]]).T
     normal = np.tile([[1.0], [0], [0]], 3)
     bent = shading.round_edges(local, normal, "cube")
     np.testing.assert_allclose(np.linalg.norm(bent, axis=0), 1, atol=1e-6)
     np.testing.assert_allclose(bent[:, 0], [1, 0, 0])
     assert 0 < bent[1, 1] < bent[0, 1] and bent[2, 1] == 0
-    np.testing.assert_allclose(bent[:, 2], np.full(3, 3**-0.5), atol=1e-6)
+    np.testing.assert_allclose(bent[:, 2] * 3**0.5, [1, 1, -1], atol=1e-6)
     side = np.array([[0.1965 * 0.6], [0.0], [0.1965 * 0.8]])
     rim = shading.round_edges(side, side / 0.1965, "cylinder")
     np.testing.assert_allclose(rim, side / 0.1965, atol=1e-6)
