@@ -1,0 +1,45 @@
+"""What all tests share: the platform, compiled programs, strict shapes, one experiment.
+
+This file is imported before any test module, so its first part runs before JAX starts.
+"""
+
+import getpass
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+if os.environ.get("ACCELERATOR", "cpu") == "cpu":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A folder that stays: compiling is most of the time of a test, and the second run of
+# the suite, and the processes that tests start, find the programs there.
+_CACHE = pathlib.Path(tempfile.gettempdir()) / f"jax_vidpred_tests_{getpass.getuser()}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Nothing broadcasts silently: arrays of different rank meet only by explicit axes.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+flags.FLAGS.mark_as_parsed()  # grain asks for flags that commands have parsed
+
+
+@pytest.fixture(scope="session")
+def smoke_workdir(tmp_path_factory) -> pathlib.Path:
+    """Work directory of all three phases, trained for a few steps by the command.
+
+    Shared by all tests of commands: read it, do not write into it.
+    """
+    workdir = tmp_path_factory.mktemp("smoke") / "joint"
+    command = [sys.executable, "-m", "jax_vidpred.main"]
+    command += ["--config=configs/joint.py:smoke", f"--workdir={workdir}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if result.returncode:
+        pytest.fail(f"{' '.join(command)}\n{result.stdout}\n{result.stderr}")
+    return workdir
