@@ -1,0 +1,217 @@
+"""A trained predictor as a library call: NumPy arrays in, NumPy arrays out."""
+
+import functools
+import inspect
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from jax_vidpred import experiment
+from jax_vidpred.ops.image import to_float
+from jax_vidpred.systems import ttt as test_time_training
+from jax_vidpred.train.protocol import Prediction
+from jax_vidpred.train.rngs import for_step
+
+MIN_CONTEXT = 2  # frames; one alone shows no motion
+_ADAPT_OPTIONS = tuple(
+    name
+    for name, parameter in inspect.signature(
+        test_time_training.adapt
+    ).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+)
+
+
+class VideoPredictor:
+    """Predicts how videos go on.
+
+    Attributes:
+      system, params: what was trained.
+      config: its config, as plain dicts.
+      label: name of the system for readers.
+      frame_size: (height, width) that the system was trained with.
+      frame_stride: frames of a video from one frame that it sees to the next.
+      num_context, num_future: as in training; others are possible.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        """Loads the best parameters of a training run.
+
+        Raises:
+          ExperimentError, CheckpointError: no trained experiment there.
+          ValueError: what was trained does not predict.
+        """
+        self.config = experiment.read_record(workdir)["config"]
+        stage = experiment.load(workdir)
+        self.label = self.config["system"]["name"].replace("_", "-")
+        if not hasattr(stage.system, "predict"):
+            raise ValueError(
+                f"{workdir} holds a {self.label}, which predicts no future; give the"
+                " --workdir of a temporal or joint phase"
+            )
+        data = self.config["data"]
+        self.system = stage.system
+        self.params = jax.device_put(dict(stage.params))
+        self.frame_size = (data["height"], data["width"])
+        self.frame_stride = data["clip_stride"]
+        self.num_context = stage.system.num_context
+        self.num_future = stage.system.num_future
+        # Compiled once for each shape of the context and each choice of the rest.
+        self._compiled = jax.jit(
+            functools.partial(predict, stage.system),
+            static_argnames=("num_future", "options"),
+        )
+
+    def predict(
+        self,
+        context: UInt8[np.ndarray, "*b t h w 3"] | Float[np.ndarray, "*b t h w 3"],
+        num_future: int = 12,
+        ttt: None | int | Mapping[str, Any] = None,
+        *,
+        seed: int = 0,
+    ) -> Prediction:
+        """Continues one video or a batch of videos.
+
+        Args:
+          context: the past, [t, h, w, 3] or [b, t, h, w, 3]: uint8, or float in [0, 1];
+            other sizes than `frame_size` are scaled to it. Frames should be as far
+            apart as in training: take every `frame_stride`-th frame of a CLEVRER video.
+          num_future: frames to predict.
+          ttt: test-time training on each video's context before it is continued: None
+            or 0 for none, a number of steps, or arguments of `systems.ttt.adapt`.
+          seed: of systems that draw one of many futures.
+
+        Returns:
+          NumPy arrays, without the axis b if the context has none. With test-time
+          training, `aux` says what it did: `ttt_loss_before` and `ttt_loss_after` on
+          held-out frames of the context, and `ttt_kept`.
+
+        Raises:
+          ValueError: a context or number that cannot be used.
+        """
+        options = ttt_options(ttt)
+        if options and not hasattr(self.system, "adaptable"):
+            raise ValueError(f"ttt={ttt}: {self.label} names no part that can adapt")
+        if num_future < 1:
+            raise ValueError(f"num_future={num_future}; wanted at least 1 frame")
+        context = np.asarray(context)
+        is_batch = context.ndim == 5
+        frames = check_context(context if is_batch else context[None])
+        if frames.shape[2:4] != self.frame_size:
+            frames = resize_area(frames, *self.frame_size)
+        prediction = self._compiled(
+            self.params,
+            frames,
+            for_step(seed, "predict", 0),
+            num_future=int(num_future),
+            options=options,
+        )
+        prediction = jax.device_get(prediction)
+        if not is_batch:
+            prediction = jax.tree.map(lambda leaf: leaf[0], prediction)
+        return prediction
+
+
+def predict(
+    system: Any,
+    params: Any,
+    context: Array,
+    rng: jax.Array,
+    num_future: int,
+    options: tuple[tuple[str, Any], ...] = (),
+) -> Prediction:
+    """`system.predict`, after test-time training where `options` ask for it."""
+    context = to_float(context)
+    if not options:
+        return system.predict(params, context, num_future, rng)
+    adapted = test_time_training.adapt(system, params, context, **dict(options))
+    prediction = test_time_training.predict_adapted(
+        system, adapted.params, context, num_future, rng
+    )
+    report = {
+        "ttt_loss_before": adapted.held_out_before,
+        "ttt_loss_after": adapted.held_out_after,
+        "ttt_kept": adapted.kept,
+    }
+    return prediction.replace(aux=prediction.aux | report)
+
+
+def ttt_options(ttt: None | int | Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Arguments of `systems.ttt.adapt` that can be hashed; () for none.
+
+    Raises:
+      ValueError: an unknown name or a bad number of steps.
+    """
+    options = dict(ttt) if isinstance(ttt, Mapping) else {"num_steps": int(ttt or 0)}
+    for name in options:
+        if name not in _ADAPT_OPTIONS:
+            raise ValueError(
+                f"ttt has {name!r}; wanted a number of steps, or names out of"
+                f" {list(_ADAPT_OPTIONS)}"
+            )
+    if options.get("num_steps", -1) < 0:
+        raise ValueError(
+            f"ttt={ttt}; wanted num_steps, 0 or more (0 = no test-time training)"
+        )
+    return tuple(sorted(options.items())) if options["num_steps"] else ()
+
+
+def check_context(context: np.ndarray) -> np.ndarray:
+    """A context [b, t, h, w, 3] as uint8 or float32, or an error that says what it is.
+
+    Raises:
+      ValueError: another shape, too few frames, or values out of [0, 1].
+    """
+    if context.ndim != 5 or context.shape[-1] != 3 or 0 in context.shape:
+        shape = list(context.shape)
+        raise ValueError(
+            f"context of shape {shape[1:] if shape[0] == 1 else shape}; wanted"
+            " [t, h, w, 3] or [b, t, h, w, 3]"
+        )
+    if context.shape[1] < MIN_CONTEXT:
+        raise ValueError(
+            f"context of {context.shape[1]} frame; wanted at least {MIN_CONTEXT}: one"
+            " alone shows no motion"
+        )
+    if context.dtype == np.uint8:
+        return context
+    if not np.issubdtype(context.dtype, np.floating):
+        raise ValueError(
+            f"context is {context.dtype}; wanted uint8 in 0..255 or float in [0, 1]"
+        )
+    context = context.astype(np.float32)
+    low, high = context.min(), context.max()
+    if not (low >= 0 and high <= 1):  # also where they are NaN
+        raise ValueError(
+            f"context has values from {low:g} to {high:g}; wanted uint8 in 0..255 or"
+            " float in [0, 1]"
+        )
+    return context
+
+
+def resize_area(
+    video: UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"],
+    height: int,
+    width: int,
+) -> Float[np.ndarray, "b t h2 w2 3"]:
+    """Frames of another size by averaging areas, as the training data were made."""
+    video = np.asarray(to_float(video), np.float32)
+    rows = _area_weights(video.shape[2], height)
+    columns = _area_weights(video.shape[3], width)
+    # Two matrix products: einsum would choose one with four nested loops.
+    halfway = np.einsum("ih,bthwc->btiwc", rows, video, optimize=True)
+    return np.einsum("jw,btiwc->btijc", columns, halfway, optimize=True)
+
+
+def _area_weights(size: int, new_size: int) -> np.ndarray:
+    """[new_size, size] share of each old pixel in each new one."""
+    edges = np.arange(new_size + 1) * (size / new_size)
+    old = np.arange(size)
+    upper = np.minimum(edges[1:, None], old + 1)
+    lower = np.maximum(edges[:-1, None], old)
+    overlap = np.maximum(upper - lower, 0)
+    return (overlap / overlap.sum(1, keepdims=True)).astype(np.float32)
