@@ -36,7 +36,8 @@ def main(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax reports every file
     workdir = pathlib.Path(_WORKDIR.value)
     requires_dir = pathlib.Path(_REQUIRES_DIR.value or workdir / "requires")
-    enable_compilation_cache(requires_dir / "compiled")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's own choice
+        enable_compilation_cache(requires_dir / "compiled")
     try:
         experiment.run(_CONFIG.value.to_dict(), workdir, requires_dir)
     except (DataError, CheckpointError, ValueError, ArithmeticError, OSError) as error:
