@@ -24,4 +24,4 @@ def load(workdir: str | os.PathLike) -> "VideoPredictor":
     """
     from jax_vidpred.predictor import VideoPredictor
 
-    return VideoPredictor(workdir)
+    return VideoPredictor.load(workdir)

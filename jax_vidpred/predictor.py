@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from jax_vidpred import experiment
 from jax_vidpred.ops.image import to_float
 from jax_vidpred.systems import ttt as test_time_training
-from jax_vidpred.train.protocol import Prediction
+from jax_vidpred.train.protocol import Prediction, Stage
 from jax_vidpred.train.rngs import for_step
 
 MIN_CONTEXT = 2  # frames; one alone shows no motion
@@ -38,22 +38,20 @@ class VideoPredictor:
       num_context, num_future: as in training; others are possible.
     """
 
-    def __init__(self, workdir: str | os.PathLike):
-        """Loads the best parameters of a training run.
+    def __init__(self, stage: Stage, config: Mapping[str, Any]):
+        """Wraps a trained system.
 
         Raises:
-          ExperimentError, CheckpointError: no trained experiment there.
-          ValueError: what was trained does not predict.
+          ValueError: the system does not predict.
         """
-        self.config = experiment.read_record(workdir)["config"]
-        stage = experiment.load(workdir)
-        self.label = self.config["system"]["name"].replace("_", "-")
+        self.config = config
+        self.label = config["system"]["name"].replace("_", "-")
         if not hasattr(stage.system, "predict"):
             raise ValueError(
-                f"{workdir} holds a {self.label}, which predicts no future; give the"
-                " --workdir of a temporal or joint phase"
+                f"the work directory holds a {self.label}, which predicts no future;"
+                " give the --workdir of a temporal or joint phase"
             )
-        data = self.config["data"]
+        data = config["data"]
         self.system = stage.system
         self.params = jax.device_put(dict(stage.params))
         self.frame_size = (data["height"], data["width"])
@@ -65,6 +63,17 @@ class VideoPredictor:
             functools.partial(predict, stage.system),
             static_argnames=("num_future", "options"),
         )
+
+    @classmethod
+    def load(cls, workdir: str | os.PathLike) -> "VideoPredictor":
+        """The best parameters of a training run.
+
+        Raises:
+          ExperimentError, CheckpointError: no trained experiment there.
+          ValueError: what was trained does not predict.
+        """
+        config = experiment.read_record(workdir)["config"]
+        return cls(experiment.load(workdir), config)
 
     def predict(
         self,

@@ -1,11 +1,11 @@
 """Collisions as events: peaks of a probability, matched one to one with the truth.
 
-A peak is the highest probability within +-`radius` of itself. Each true event may answer
-for one peak and each peak for one event, if they lie within a tolerance in time. Several
-events at one moment are several: a peak can only find one of them.
+A peak is the highest probability within +-`radius` of itself. Each true event may
+answer for one peak and each peak for one event, if they lie within a tolerance in time.
+Several events at one moment are several: a peak can only find one of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +84,29 @@ def find_peaks(
     return chosen, probability[chosen]
 
 
+def clip_events(
+    probability: Float[np.ndarray, "k"],
+    counts: Float[np.ndarray, "k"],
+    stride: int,
+    radius: float,
+) -> Clip:
+    """A clip as events; times in raw frames from its first frame.
+
+    Truth and prediction are known to a step of `stride` frames, so both are put in the
+    middle of those.
+
+    Args:
+      probability: of a collision in each step.
+      counts: true collisions in each step.
+      stride: raw frames of a step.
+      radius: of a peak, raw frames.
+    """
+    steps, scores = find_peaks(probability, radius / stride)
+    truth = np.repeat(np.arange(len(counts)), np.rint(counts).astype(int))
+    middle = (stride - 1) / 2
+    return Clip(steps * stride + middle, scores, truth * stride + middle)
+
+
 def count_matches(predicted: Times, truth: Times, tolerance: float) -> int:
     """Size of the largest one-to-one matching with |difference| <= tolerance.
 
@@ -141,6 +164,46 @@ def average_precision(clips: Sequence[Clip], *, tolerance: float) -> float:
         total += (counts.recall - recall) * counts.precision
         recall = counts.recall
     return total
+
+
+def part_scores(
+    clips: Sequence[Clip],
+    chosen_on: Sequence[Clip],
+    *,
+    begins: Mapping[str, float],
+    tolerance: float,
+) -> dict[str, dict[str, float]]:
+    """F1, precision, recall and average precision of parts of clips.
+
+    Args:
+      clips: that are scored.
+      chosen_on: others, on which each part's threshold is chosen.
+      begins: name of a part -> time from which on events count.
+      tolerance: as in `count_matches`.
+
+    Returns:
+      name of a part -> scores; NaN where no threshold could be chosen.
+    """
+    result = {}
+    for part, begin in begins.items():
+        here, others = ([_after(c, begin) for c in some] for some in (clips, chosen_on))
+        threshold = best_threshold(others, tolerance=tolerance)
+        counts = count_events(here, threshold=threshold, tolerance=tolerance)
+        is_known = np.isfinite(threshold)
+        result[part] = {
+            "f1": counts.f1 if is_known else float("nan"),
+            "precision": counts.precision if is_known else float("nan"),
+            "recall": counts.recall if is_known else float("nan"),
+            **counts._asdict(),
+            "threshold": threshold,
+            "average_precision": average_precision(here, tolerance=tolerance),
+        }
+    return result
+
+
+def _after(clip: Clip, begin: float) -> Clip:
+    peaks, scores, truth = (np.asarray(values) for values in clip)
+    return Clip(peaks[peaks >= begin], scores[peaks >= begin], truth[truth >= begin])
 
 
 def _thresholds(clips: Sequence[Clip]) -> Float[np.ndarray, "m"]:

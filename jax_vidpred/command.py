@@ -1,0 +1,101 @@
+"""What the commands after training share: errors in one line, progress, provenance."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+
+import jax
+import rich.console
+from absl import flags, logging
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from jax_vidpred import experiment
+from jax_vidpred.train.mesh import enable_compilation_cache
+
+FAILED = 2
+INTERRUPTED = 130  # exit code of a command that Ctrl-C ended, by custom
+_PACKAGES = ("jax", "flax", "optax", "numpy")
+
+
+def run(name: str, command: Callable[[], int]) -> int:
+    """Exit code of a command; what goes wrong becomes one line on stderr."""
+    logging.set_verbosity(logging.WARNING)  # Orbax reports every file
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain asks for flags, which are not used here
+    try:
+        return command()
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; run the same line again to go on", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, ArithmeticError, OSError) as error:
+        say(f"{name}: {' '.join(str(error).split())}")
+        return FAILED
+
+
+def say(line: str) -> None:
+    """Prints a line on stderr, as it is and without breaks."""
+    console().print(line)
+
+
+def console() -> rich.console.Console:
+    """Where progress and complaints go; stdout is for results."""
+    return rich.console.Console(
+        stderr=True, highlight=False, markup=False, soft_wrap=True
+    )
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A function that shows what is being done, how many are done, and of how many."""
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    bars = Progress(*columns, console=console())
+    tasks = {}
+
+    def show(what, done, total):
+        if what not in tasks:
+            bars.start()  # not before: an empty one leaves an empty line
+            tasks[what] = bars.add_task(escape(what), total=total)
+        bars.update(tasks[what], completed=done)
+
+    try:
+        yield show
+    finally:
+        bars.stop()
+
+
+def data_folder(workdir: str | os.PathLike) -> pathlib.Path:
+    """Where a work directory keeps data and compiled programs; starts using the latter.
+
+    Raises:
+      ExperimentError: it is no work directory.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    folder = (workdir / experiment.read_record(workdir)["data"]).resolve()
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's own choice
+        enable_compilation_cache(folder / "compiled")
+    return folder
+
+
+def provenance(module: str, arguments: list[str]) -> dict[str, str]:
+    """What a reader needs to make a result again."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
+    device = jax.devices()[0]
+    return {
+        "command": f"python -m {module} {shlex.join(arguments)}",
+        "versions": f"Python {platform.python_version()}, {', '.join(versions)}",
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})"
+        f" on a machine with {os.cpu_count()} cores",
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }

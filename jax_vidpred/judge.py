@@ -1,0 +1,254 @@
+"""Predicts the clips of a data set and scores them.
+
+A collision that the system announces counts as found within +-5 raw frames of a true
+one. From which probability on it is an announcement is chosen on clips of the training
+split, never on the clips that are scored.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from jax_vidpred.compare import (
+    compare,
+    compare_reconstruction,
+    flow_errors,
+    last_context_flow,
+)
+from jax_vidpred.data import pipeline
+from jax_vidpred.data.schema import COLLISION, FLOW, MASK, VIDEO
+from jax_vidpred.data.source import VideoSource
+from jax_vidpred.data.transforms import PADDING, ReadClips
+from jax_vidpred.metrics import collision
+from jax_vidpred.predictor import VideoPredictor
+from jax_vidpred.train.protocol import Stage
+
+TOLERANCE = 5  # raw frames between a true collision and an announced one
+THRESHOLD_VIDEOS = 100  # training videos, at most, that the threshold is chosen on
+Report = Callable[[str, int, int], None]  # what is being done, clips done, clips in all
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is asked of the system.
+
+    Attributes:
+      num_context, num_future: frames; 0 and the length of a clip for a VAE.
+      stride: raw frames from one frame of a clip to the next.
+      clips_per_video: clips, spread evenly over each video.
+      max_videos: videos, spread evenly over the split; None = all.
+      ttt: arguments of `systems.ttt.adapt`, or None.
+      batch_size: clips that go through the system together; changes no number.
+    """
+
+    num_context: int
+    num_future: int
+    stride: int
+    clips_per_video: int
+    max_videos: int | None
+    ttt: dict[str, Any] | None
+    batch_size: int
+
+    @property
+    def clip_frames(self) -> int:
+        return self.num_context + self.num_future
+
+
+def score_source(
+    source: VideoSource,
+    judge: Callable[[dict[str, np.ndarray]], dict[str, dict[str, Any]]],
+    settings: Settings,
+    on_progress: Report = lambda *_: None,
+) -> dict[str, Any]:
+    """Scores of all clips of a source.
+
+    Args:
+      judge: batch -> name of a system -> scores [b] or [b, t].
+
+    Returns:
+      `clips` [[video id, first raw frame], ...] and their `clips_sha256`; `systems`:
+      name -> `mean` (of every score), `per_frame` (means over clips) and `per_clip`.
+
+    Raises:
+      DataError: a video is shorter than a clip.
+    """
+    clips = fixed_clips(source, settings)
+    rows: dict[str, dict[str, list]] = {}
+    for done, batch in batches(source, clips, settings):
+        on_progress(f"scoring {source.split}", done, len(clips))
+        for name, scores in judge(batch).items():
+            for key, values in scores.items():
+                column = rows.setdefault(name, {}).setdefault(key, [])
+                column.append(np.asarray(values, np.float64)[batch[MASK]])
+    on_progress(f"scoring {source.split}", len(clips), len(clips))
+    listed = [[int(source.video_ids[index]), start] for index, start in clips]
+    return {
+        "clips": listed,
+        "clips_sha256": hashlib.sha256(json.dumps(listed).encode()).hexdigest(),
+        "systems": {
+            name: _summary({k: np.concatenate(v) for k, v in columns.items()})
+            for name, columns in rows.items()
+        },
+    }
+
+
+def fixed_clips(source: VideoSource, settings: Settings) -> list[tuple[int, int]]:
+    """(index of the video, first raw frame) of the clips that are scored."""
+    return list(
+        pipeline.fixed_clips(
+            source,
+            keys=(VIDEO,),
+            clip_frames=settings.clip_frames,
+            frame_stride=settings.stride,
+            clips_per_video=settings.clips_per_video,
+            max_videos=settings.max_videos,
+        )
+    )
+
+
+def batches(
+    source: VideoSource, clips: list[tuple[int, int]], settings: Settings
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Batches of one shape, with FLOW and COLLISION zero where they are not known.
+
+    Yields:
+      clips done before, and the batch; `known` [b] says whose annotation is there.
+    """
+    read = ReadClips(
+        source, (VIDEO, FLOW, COLLISION), settings.clip_frames, settings.stride
+    )
+    for done in range(0, len(clips), settings.batch_size):
+        rows = clips[done : done + settings.batch_size]
+        rows = rows + [PADDING] * (settings.batch_size - len(rows))
+        index, start = np.array(rows, np.int64).T
+        known = np.where(index >= 0, source.annotated[index], False)
+        yield done, {**read.map((index, start)), "known": known}
+
+
+def _summary(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Means of scores [n] or [n, t]; NaN (not defined there) is left out of a mean."""
+    per_clip = {
+        key: _nanmean(values, 1) if values.ndim == 2 else values
+        for key, values in columns.items()
+    }
+    return {
+        "mean": {key: float(_nanmean(v, 0)) for key, v in per_clip.items()},
+        "per_frame": {
+            key: _nanmean(values, 0).tolist()
+            for key, values in columns.items()
+            if values.ndim == 2
+        },
+        "per_clip": {key: values.tolist() for key, values in per_clip.items()},
+    }
+
+
+def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+    known = np.isfinite(values)
+    count = known.sum(axis)
+    total = np.where(known, values, 0).sum(axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+class Judge:
+    """Predicts the clips of a batch and scores them.
+
+    Attributes:
+      events: name of the system -> its annotated clips so far.
+    """
+
+    def __init__(self, predictor: VideoPredictor, settings: Settings):
+        self.predictor, self.settings = predictor, settings
+        self.events: dict[str, list[collision.Clip]] = {}
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+        """Scores [b] or [b, t] by system."""
+        predictor, settings = self.predictor, self.settings
+        context = batch[VIDEO][:, : settings.num_context]
+        plain = predictor.predict(context, settings.num_future)
+        predictions = {predictor.label: plain}
+        if settings.ttt:
+            adapted = predictor.predict(context, settings.num_future, settings.ttt)
+            predictions[f"{predictor.label} + TTT"] = adapted
+        flow = last_context_flow(batch[FLOW], settings.num_context)
+        has_flow = "flow" in plain.aux
+        if has_flow:
+            own = last_context_flow(plain.aux["flow"], settings.num_context)
+            flow = np.where(batch["known"][:, None, None, None], flow, own)
+        elif not batch["known"].all():
+            flow = None
+        scores = compare(
+            predictor.system,
+            predictor.params,
+            batch[VIDEO],
+            {name: p.video for name, p in predictions.items()},
+            flow,
+            num_context=settings.num_context,
+        )
+        if has_flow:
+            errors = flow_errors(
+                {name: p.aux["flow"] for name, p in predictions.items()},
+                batch[FLOW],
+                batch["known"],
+                width=predictor.frame_size[1],
+            )
+            for name, values in errors.items():
+                scores[name] |= values
+        for name, prediction in predictions.items():
+            if "collision_probability" in prediction.aux:
+                probability = prediction.aux["collision_probability"]
+                events = events_of(batch, probability, settings.stride)
+                self.events.setdefault(name, []).extend(events)
+        if settings.ttt:
+            name = f"{predictor.label} + TTT"
+            gain = scores[name]["psnr"] - scores[predictor.label]["psnr"]
+            scores[name]["ttt_gain"] = gain.mean(1)
+            scores[name]["ttt_kept"] = predictions[name].aux["ttt_kept"]
+        return scores
+
+
+def training_events(
+    predictor: VideoPredictor,
+    source: VideoSource,
+    settings: Settings,
+    on_progress: Report,
+) -> list[collision.Clip]:
+    """Events of clips of the training split, for choosing the threshold."""
+    settings = dataclasses.replace(settings, max_videos=THRESHOLD_VIDEOS, ttt=None)
+    clips, events = fixed_clips(source, settings), []
+    for done, batch in batches(source, clips, settings):
+        on_progress("choosing a threshold", done, len(clips))
+        context = batch[VIDEO][:, : settings.num_context]
+        aux = predictor.predict(context, settings.num_future).aux
+        if "collision_probability" not in aux:
+            return []
+        events += events_of(batch, aux["collision_probability"], settings.stride)
+    on_progress("choosing a threshold", len(clips), len(clips))
+    return events
+
+
+def events_of(
+    batch: dict[str, np.ndarray], probability: np.ndarray, stride: int
+) -> list[collision.Clip]:
+    """The annotated clips of a batch as events."""
+    return [
+        collision.clip_events(
+            probability[row], batch[COLLISION][row], stride, radius=TOLERANCE
+        )
+        for row in np.flatnonzero(batch["known"] & batch[MASK])
+    ]
+
+
+class ReconstructionJudge:
+    """Scores a VAE on the frames of a clip."""
+
+    def __init__(self, stage: Stage):
+        self.stage = stage
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+        """Scores [b, t] of its reconstructions."""
+        stage = self.stage
+        return compare_reconstruction(stage.system, stage.params, batch[VIDEO])
