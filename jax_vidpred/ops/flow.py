@@ -11,7 +11,8 @@ def resize_flow(
     """Resamples flow bilinearly; x and y are rescaled by their own factors."""
     *batch, h, w, _ = flow.shape
     resized = jax.image.resize(flow, (*batch, height, width, 2), "bilinear")
-    return resized * jnp.array([width / w, height / h], flow.dtype)
+    factors = jnp.array([width / w, height / h], flow.dtype)
+    return resized * jnp.broadcast_to(factors, resized.shape)
 
 
 def endpoint_distance(

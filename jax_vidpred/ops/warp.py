@@ -6,6 +6,7 @@ frame.
 """
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 
@@ -22,7 +23,7 @@ def warp(
       flow: displacement into the earlier frame, pixels of this grid.
     """
     *batch, h, w, c = image.shape
-    y, x = jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij")
+    x, y = _places(flow)
     at_x = jnp.clip(x + flow[..., 0], 0, w - 1)
     at_y = jnp.clip(y + flow[..., 1], 0, h - 1)
     left = jnp.clip(jnp.floor(at_x), 0, max(w - 2, 0))
@@ -54,20 +55,25 @@ def warp_near(
     TPU; this form is plain arithmetic.
     """
     h, w = image.shape[-3:-1]
-    y, x = jnp.arange(h)[:, None], jnp.arange(w)[None, :]
+    x, y = _places(flow)
     dx = jnp.clip(x + jnp.clip(flow[..., 0], -reach, reach), 0, w - 1) - x
     dy = jnp.clip(y + jnp.clip(flow[..., 1], -reach, reach), 0, h - 1) - y
     pads = [(0, 0)] * (image.ndim - 3) + [(reach, reach)] * 2 + [(0, 0)]
     padded = jnp.pad(image, pads)
     offsets = range(-reach, reach + 1)
-    across = [jnp.maximum(0, 1 - jnp.abs(dx - j))[..., None] for j in offsets]
-    down = [jnp.maximum(0, 1 - jnp.abs(dy - i))[..., None] for i in offsets]
+    across = [_hat(dx - j)[..., None] for j in offsets]
+    down = [_hat(dy - i)[..., None] for i in offsets]
     total = 0.0
     for i in range(2 * reach + 1):
         rows = padded[..., i : i + h, :, :]
         row = sum(across[j] * rows[..., j : j + w, :] for j in range(2 * reach + 1))
         total = total + down[i] * row
     return total
+
+
+def _hat(distance):
+    # Not 1 - |d|: the derivative of abs at 0 is 1 in JAX, and flow heads start at 0.
+    return jnp.maximum(0, jnp.minimum(1 + distance, 1 - distance))
 
 
 def splat(
@@ -80,7 +86,7 @@ def splat(
       what lands outside the picture is lost.
     """
     b, h, w, c = values.shape
-    y, x = jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij")
+    x, y = _places(displacement)
     to_x, to_y = x + displacement[..., 0], y + displacement[..., 1]
     left, top = jnp.floor(to_x), jnp.floor(to_y)
     content = jnp.concatenate([values, jnp.ones((b, h, w, 1), values.dtype)], -1)
@@ -98,3 +104,13 @@ def splat(
             )
     total = total.reshape(b, h, w, c + 1)
     return total[..., :-1], total[..., -1:]
+
+
+def _places(
+    flow: Float[Array, "*b h w 2"],
+) -> tuple[Float[Array, "*b h w"], Float[Array, "*b h w"]]:
+    """Column and row of every pixel."""
+    shape = flow.shape[:-1]
+    rows, columns = len(shape) - 2, len(shape) - 1
+    x = lax.broadcasted_iota(flow.dtype, shape, columns)
+    return x, lax.broadcasted_iota(flow.dtype, shape, rows)

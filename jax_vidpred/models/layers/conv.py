@@ -35,7 +35,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.constant(self.bias), (self.features,))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        return conv_ops.conv2d(x, kernel, self.stride) + bias.astype(self.dtype)
+        y = conv_ops.conv2d(x, kernel, self.stride)
+        return y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
 
 
 class ConvTranspose(nn.Module):
@@ -57,7 +58,8 @@ class ConvTranspose(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         padding = (self.kernel - self.stride) // 2
-        return conv_ops.conv_transpose2d(x, kernel, self.stride, padding) + bias
+        y = conv_ops.conv_transpose2d(x, kernel, self.stride, padding)
+        return y + jnp.broadcast_to(bias, y.shape)
 
 
 class ResidualBlock(nn.Module):
