@@ -3,12 +3,14 @@
 import contextlib
 import datetime
 import importlib.metadata
+import math
 import os
 import pathlib
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import rich.console
@@ -99,3 +101,14 @@ def provenance(module: str, arguments: list[str]) -> dict[str, str]:
         f" on a machine with {os.cpu_count()} cores",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def without_nan(value: Any) -> Any:
+    """The same as JSON can hold it: what is not a finite number becomes null."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -216,20 +216,11 @@ def _main(options: argparse.Namespace, arguments: list[str]) -> int:
         )
     made = command.provenance("jax_vidpred.evaluate", arguments)
     out = pathlib.Path(options.out or pathlib.Path(options.workdir) / "evaluation.json")
-    write_whole(out, json.dumps(_plain({**made, **result}), indent=1).encode())
+    write_whole(
+        out, json.dumps(command.without_nan({**made, **result}), indent=1).encode()
+    )
     _print(result, out)
     return 0
-
-
-def _plain(value: Any) -> Any:
-    """As JSON can hold it: NaN becomes null."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 def _print(result: dict[str, Any], out: pathlib.Path) -> None:

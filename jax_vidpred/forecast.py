@@ -1,0 +1,297 @@
+"""One video and its predicted future: made, kept in files, turned into a report."""
+
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import re
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jax_vidpred.compare import compare, last_context_flow
+from jax_vidpred.data.schema import FRAMES_PER_SECOND, Annotation, DataError
+from jax_vidpred.data.twin.groundtruth import cast_flow
+from jax_vidpred.data.video_io import read_video, write_gif, write_mp4, write_whole
+from jax_vidpred.ops.image import to_uint8
+from jax_vidpred.predictor import VideoPredictor
+from jax_vidpred.report.panels import VideoReport, panel_video
+
+PLAYED_HEIGHT = 256  # pixels; smaller frames are enlarged in the mp4, for the eye
+GIF_FRAMES_PER_SECOND = 8  # slow motion
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is predicted, from what.
+
+    Attributes:
+      num_context, num_future: frames that are given, and that are predicted.
+      stride: frames of the file from one of these to the next.
+      start: frame of the file that comes first.
+      ttt: arguments of `systems.ttt.adapt`, or None.
+    """
+
+    num_context: int
+    num_future: int
+    stride: int
+    start: int
+    ttt: Mapping[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """A video and how it was predicted to go on.
+
+    Attributes:
+      name: of the video, and of the files.
+      made_from: what decides about the result; a later run with the same uses it again.
+      context: [c, h, w, 3].
+      truth: [n, h, w, 3], the true future as far as the file knows it, n <= num_future.
+      predictions: name of a system -> [num_future, h, w, 3]; the first is the main one.
+      aux: what the main system says besides, by name; see its `predict`.
+      scores: name of a system or baseline -> score -> number, or a list with one per
+        frame of `truth`; empty where there is no truth.
+      collisions_true: frames of the clip, 0 = the first; None where they are not known.
+    """
+
+    name: str
+    made_from: Mapping[str, Any]
+    context: UInt8[np.ndarray, "c h w 3"]
+    truth: UInt8[np.ndarray, "n h w 3"]
+    predictions: Mapping[str, UInt8[np.ndarray, "t h w 3"]]
+    aux: Mapping[str, np.ndarray]
+    scores: Mapping[str, Mapping[str, Any]]
+    collisions_true: list[int] | None
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes NAME.mp4, NAME.gif and, when these are whole, NAME.npz.
+
+        Raises:
+          DataError: the folder cannot be written.
+        """
+        prediction = next(iter(self.predictions.values()))
+        seen = np.concatenate([self.context, prediction])
+        factor = max(1, PLAYED_HEIGHT // seen.shape[1])
+        write_mp4(
+            folder / f"{self.name}.mp4",
+            seen.repeat(factor, 1).repeat(factor, 2),
+            fps=FRAMES_PER_SECOND / self.made_from["stride"],
+        )
+        write_gif(
+            folder / f"{self.name}.gif",
+            panel_video(self.report(), height=128),
+            fps=GIF_FRAMES_PER_SECOND,
+        )
+        told = {
+            "made_from": self.made_from,
+            "systems": list(self.predictions),
+            "scores": self.scores,
+            "collisions_true": self.collisions_true,
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            context=self.context,
+            truth=self.truth,
+            **dict(zip(_prediction_keys(), self.predictions.values(), strict=False)),
+            **{f"aux_{key}": value for key, value in self.aux.items()},
+            about=np.array(json.dumps(told)),
+        )
+        write_whole(folder / f"{self.name}.npz", buffer.getvalue())
+
+    @classmethod
+    def load(
+        cls, folder: pathlib.Path, name: str, made_from: Mapping[str, Any]
+    ) -> "Forecast | None":
+        """What `save` wrote; None if it is not there, not whole, or made otherwise."""
+        if not all((folder / f"{name}.{kind}").exists() for kind in ("mp4", "gif")):
+            return None
+        try:
+            with np.load(folder / f"{name}.npz") as stored:
+                arrays = {key: stored[key] for key in stored.files}
+            told = json.loads(str(arrays.pop("about")))
+            if told["made_from"] != json.loads(json.dumps(made_from)):
+                return None
+            return cls(
+                name=name,
+                made_from=made_from,
+                context=arrays.pop("context"),
+                truth=arrays.pop("truth"),
+                predictions={
+                    system: arrays.pop(key)
+                    for system, key in zip(
+                        told["systems"], _prediction_keys(), strict=False
+                    )
+                },
+                aux={key.removeprefix("aux_"): value for key, value in arrays.items()},
+                scores=told["scores"],
+                collisions_true=told["collisions_true"],
+            )
+        except (OSError, ValueError, LookupError, zipfile.BadZipFile, EOFError):
+            return None
+
+    def report(self) -> VideoReport:
+        """For the page."""
+        num_future = len(next(iter(self.predictions.values())))
+        known = len(self.truth)
+        missing = [float("nan")] * (num_future - known)
+        return VideoReport(
+            name=self.name,
+            context=self.context,
+            predictions=self.predictions,
+            truth=self.truth if known == num_future else None,
+            flow=self.aux.get("flow"),
+            visible=self.aux.get("visible"),
+            psnr={n: row["psnr"] + missing for n, row in self.scores.items()},
+            collision_probability=self.aux.get("collision_probability"),
+            collisions_true=self.collisions_true,
+            note=self._note(num_future),
+        )
+
+    def _note(self, num_future: int) -> str:
+        notes = []
+        if len(self.truth) < num_future:
+            notes.append(
+                f"The file knows {len(self.truth) or 'none'} of the {num_future}"
+                " predicted frames."
+            )
+        if "ttt_kept" in self.aux:
+            before, after = (
+                float(self.aux[f"ttt_loss_{when}"]) for when in ("before", "after")
+            )
+            note = "Test-time training found nothing better than the model as it was"
+            if self.aux["ttt_kept"]:
+                note = "Test-time training brought the error of the warp on held-out"
+                note += f" context frames from {before:.4f} to {after:.4f}"
+            means = [np.mean(row["psnr"]) for row in self.scores.values()]
+            if means:
+                note += f"; the prediction changed by {means[0] - means[1]:+.2f} dB"
+            notes.append(note + ".")
+        return " ".join(notes)
+
+
+def make_forecast(
+    path: pathlib.Path,
+    name: str,
+    predictor: VideoPredictor,
+    setting: Setting,
+    made_from: Mapping[str, Any],
+) -> Forecast:
+    """Reads a video and predicts how it goes on after the context.
+
+    Raises:
+      DataError: it cannot be read, or is shorter than the context.
+    """
+    frames = _read(path, predictor.frame_size, setting)
+    context, truth = np.split(frames, [setting.num_context])
+    plain = predictor.predict(context, setting.num_future)
+    made = {predictor.label: plain}
+    if setting.ttt:
+        adapted = predictor.predict(context, setting.num_future, setting.ttt)
+        made = {f"{predictor.label} + TTT": adapted, **made}
+    annotation = find_annotation(path)
+    scores = {}
+    if len(truth):
+        compared = compare(
+            predictor.system,
+            predictor.params,
+            frames[None],
+            {n: p.video[None, : len(truth)] for n, p in made.items()},
+            _last_flow(annotation, plain.aux, setting),
+            num_context=setting.num_context,
+        )
+        scores = {
+            system: {key: np.asarray(values)[0].tolist() for key, values in row.items()}
+            for system, row in compared.items()
+        }
+    return Forecast(
+        name=name,
+        made_from=made_from,
+        context=context,
+        truth=truth,
+        predictions={n: np.asarray(to_uint8(p.video)) for n, p in made.items()},
+        aux=next(iter(made.values())).aux,
+        scores=scores,
+        collisions_true=_collisions(annotation, setting),
+    )
+
+
+def find_annotation(path: pathlib.Path) -> Annotation | None:
+    """The annotation of a video in one of CLEVRER's layouts, None where there is none.
+
+    It lies beside the video, or where a folder called annotation... (for video...) has
+    it: `video_train/video_00000-01000/video_00007.mp4` is annotated in
+    `annotation_train/annotation_00000-01000/annotation_00007.json`.
+    """
+    if not re.fullmatch(r"video_\d{5}\.mp4", path.name):
+        return None
+    parts = path.absolute().with_suffix(".json").parts
+    for depth in range(1, 5):
+        place = [part.replace("video", "annotation") for part in parts[-depth:]]
+        candidate = pathlib.Path(*parts[:-depth], *place)
+        if candidate.is_file():
+            try:
+                return Annotation.from_json(candidate)
+            except DataError:
+                return None  # it is optional
+    return None
+
+
+def _read(path, size, setting):
+    wanted = setting.num_context + setting.num_future
+    last = setting.start + (wanted - 1) * setting.stride
+    video = read_video(path, size=size, max_frames=last + 1)
+    frames = video[setting.start :: setting.stride]
+    if len(frames) < setting.num_context:
+        least = setting.start + (setting.num_context - 1) * setting.stride + 1
+        raise DataError(
+            f"{path}: {len(video)} frames, but --num_context {setting.num_context} with"
+            f" --stride {setting.stride} from --start {setting.start} wants at least"
+            f" {least}; lower one of them or leave the video out"
+        )
+    return frames
+
+
+def _last_flow(annotation, aux, setting):
+    """Flow of the last context frame: the true one where it is known."""
+    if "flow" not in aux:
+        return None
+    own = last_context_flow(aux["flow"][None], setting.num_context)
+    last = setting.start + (setting.num_context - 1) * setting.stride
+    if annotation is None or last >= annotation.num_frames:
+        return own
+    two = [last - setting.stride, last]
+    poses = ("location", "orientation", "velocity", "angular_velocity", "in_view")
+    step = dataclasses.replace(
+        annotation, **{pose: getattr(annotation, pose)[two] for pose in poses}
+    )
+    return cast_flow(step, *own.shape[1:3])[0]
+
+
+def _collisions(annotation, setting):
+    """The clip's frames in which a collision has just happened."""
+    if annotation is None:
+        return None
+    steps = [(c.frame - setting.start) // setting.stride for c in annotation.collisions]
+    num_steps = setting.num_context + setting.num_future - 1
+    return [step + 1 for step in steps if 0 <= step < num_steps]
+
+
+def _prediction_keys():
+    """Names in the npz file of the main prediction, and of the one it improves on."""
+    return ("prediction", "prediction_without_ttt")
+
+
+def source_stamp(path: pathlib.Path) -> dict[str, Any]:
+    """What changes when a file changes."""
+    stat = os.stat(path)
+    return {
+        "source": str(path.absolute()),
+        "bytes": stat.st_size,
+        "modified": stat.st_mtime_ns,
+    }
