@@ -16,17 +16,20 @@ if os.environ.get("ACCELERATOR", "cpu") == "cpu":
 # the suite, and the processes that tests start, find the programs there.
 _CACHE = pathlib.Path(tempfile.gettempdir()) / f"jax_vidpred_tests_{getpass.getuser()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 # Nothing broadcasts silently: arrays of different rank meet only by explicit axes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Shapes and types of arguments and results are those of the annotations.
+install_import_hook(["jax_vidpred.ops", "jax_vidpred.losses"], "beartype.beartype")
 flags.FLAGS.mark_as_parsed()  # grain asks for flags that commands have parsed
 
 
