@@ -32,7 +32,9 @@ def constant_velocity(
       still: slower pixels, in image pixels per frame, stay where they are.
     """
     _, _, h, w, _ = context.shape
-    backward = resize_flow(flow, h, w)
+    _, gh, gw, _ = flow.shape
+    grown = _grow(flow, still * min(gh / h, gw / w))
+    backward = resize_flow(grown, h, w)
     moving = jnp.linalg.norm(backward, axis=-1, keepdims=True) > still
     last = context[:, -1]
     # What a moving object leaves behind is what was seen there most of the time.
@@ -40,12 +42,29 @@ def constant_velocity(
     content = jnp.concatenate([last, jnp.ones_like(last[..., :1])], -1) * moving
 
     def after(steps):
-        colour, weight = splat(content, -backward * steps)
-        arrived = colour[..., 3:]  # share of the arriving weight that moves
-        alpha = jnp.clip(arrived, 0, 1)
-        moved = colour[..., :3] / jnp.maximum(arrived, 1e-6)
-        del weight
+        arrived, _ = splat(content, -backward * steps)
+        weight = arrived[..., 3:]  # of what has arrived at a pixel
+        alpha = jnp.clip(weight, 0, 1)
+        moved = arrived[..., :3] / jnp.maximum(weight, 1e-6)
         return alpha * moved + (1 - alpha) * background
 
     steps = jnp.arange(1, num_future + 1, dtype=jnp.float32)
     return jnp.moveaxis(jax.lax.map(after, steps), 0, 1)
+
+
+def _grow(flow: Float[Array, "b h w 2"], still: float) -> Float[Array, "b h w 2"]:
+    """Cells at rest beside a moving one take its flow, the fastest neighbour's.
+
+    A grid cell knows one motion, but objects end within cells: without this, the rims
+    of an object (and its shadow) stay behind, or are drawn out by the interpolation
+    between moving and resting cells.
+    """
+    _, h, w, _ = flow.shape
+    padded = jnp.pad(flow, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    near = jnp.stack(
+        [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    )
+    fastest = jnp.argmax(jnp.linalg.norm(near, axis=-1), axis=0)
+    taken = jnp.take_along_axis(near, fastest[None, ..., None], axis=0)[0]
+    resting = jnp.linalg.norm(flow, axis=-1, keepdims=True) <= still
+    return jnp.where(resting, taken, flow)
