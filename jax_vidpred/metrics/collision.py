@@ -69,7 +69,7 @@ def find_peaks(
     free = np.isfinite(probability)
     steps = np.arange(len(probability))
     # Where a sigmoid saturates, the middle of the plateau is the peak.
-    near = np.abs(steps[:, None] - steps) <= radius
+    near = np.maximum(1 - np.abs(steps[:, None] - steps) / (radius + 1), 0)
     surroundings = near @ np.where(free, probability, 0)
     peaks = []
     for step in np.lexsort((-surroundings, -probability)):
