@@ -20,8 +20,8 @@ def base() -> ConfigDict:
                 "every": 1000,
                 "batch_size": 8,
                 "clip_frames": 18,
-                "clips_per_video": 1,
-                "max_videos": 40,
+                "clips_per_video": 4,  # spread over the video
+                "max_videos": 16,
             },
             "checkpoint": {"every": 500, "keep": 2, "best_metric": "psnr"},
             "mesh": {},

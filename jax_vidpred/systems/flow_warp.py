@@ -19,7 +19,9 @@ from jax_vidpred.losses import reconstruction as rec
 from jax_vidpred.metrics import frame as frame_metrics
 from jax_vidpred.models.flow_warp import FlowWarp
 from jax_vidpred.ops import schedules
+from jax_vidpred.ops.flow import resize_flow
 from jax_vidpred.ops.image import to_float
+from jax_vidpred.ops.warp import warp
 from jax_vidpred.systems import baselines
 from jax_vidpred.systems.flow_warp_objective import STATE_SCALE, Objective
 from jax_vidpred.systems.vae import VAESystem
@@ -34,8 +36,6 @@ from jax_vidpred.train.protocol import (
 )
 from jax_vidpred.train.state import TrainState
 from jax_vidpred.train.steps import gradient_step
-
-MOVING_CELLS = 0.05  # flow above this, in latent cells per step, counts as motion
 
 
 class FlowWarpSystem(Predictor):
@@ -54,6 +54,7 @@ class FlowWarpSystem(Predictor):
       teacher_forcing: arguments of `ops.schedules.teacher_forcing_ratio`, or
         dict(kind="adaptive", start=, change=), which follows the validation PSNR.
       balance: "fixed", or "uncertainty" for learned log-scales.
+      carry_detail: whether prediction also moves what the VAE loses of the last frame.
       train_vae: the joint phase.
       stages: "vae", or to go on from an earlier phase "temporal".
       vae_loss_weight: factor on the VAE's own loss in the joint phase.
@@ -74,6 +75,7 @@ class FlowWarpSystem(Predictor):
         teacher_forcing: Mapping[str, Any],
         stages: Mapping[str, Stage],
         balance: str = "fixed",
+        carry_detail: bool = True,
         train_vae: bool = False,
         vae_loss_weight: float = 1.0,
         ema_decay: float | None = None,
@@ -100,6 +102,7 @@ class FlowWarpSystem(Predictor):
             raise ValueError(
                 f"balance {balance!r} is unknown; use fixed or uncertainty"
             )
+        self.carry_detail = carry_detail
         self.train_vae, self.vae_loss_weight = train_vae, vae_loss_weight
         self.ema_decay = ema_decay
         keys = {
@@ -252,10 +255,10 @@ class FlowWarpSystem(Predictor):
         }
         if schema.FLOW in self.required_keys:
             truth = batch[schema.FLOW]
-            moves = jnp.linalg.norm(truth, axis=-1, keepdims=True) > MOVING_CELLS
-            for name, value in (("flow", predicted.aux["flow"]), ("zero", 0 * truth)):
-                error = flow.endpoint_error(value, truth, moves * 1.0)
-                metrics[f"endpoint_error_{name}"] = error.mean(1)
+            moving = flow.is_moving(truth) * 1.0
+            for name, field in (("flow", predicted.aux["flow"]), ("zero", 0 * truth)):
+                error = flow.endpoint_error(field, truth, moving)
+                metrics[f"endpoint_error_{name}"] = error
         return metrics
 
     def predict(
@@ -280,20 +283,52 @@ class FlowWarpSystem(Predictor):
         net = {"params": params["temporal"]}
         rollout, collision_logit, objects = self.net.apply(net, inputs, use_truth)
 
-        def frames(latent):  # one time step at a time: memory stays bounded
-            return self.vae.decode(params["vae"], latent)
-
-        video = jax.lax.map(frames, jnp.moveaxis(rollout.latent[:, t - 1 :], 1, 0))
+        visible = jax.nn.sigmoid(rollout.visible_logit)
+        start = t - 1
+        video = self._decode(
+            params,
+            latents[:, -1],
+            context[:, -1],
+            rollout.latent[:, start:],
+            rollout.flow[:, start:],
+            visible[:, start:],
+        )
         return Prediction(
-            video=jnp.clip(jnp.moveaxis(video, 0, 1), 0, 1),
+            video=video,
             aux={
                 "flow": rollout.flow,
-                "visible": jax.nn.sigmoid(rollout.visible_logit),
+                "visible": visible,
                 "collision_probability": jax.nn.sigmoid(collision_logit),
                 "object_state": objects.state * STATE_SCALE,
                 "object_probability": jax.nn.sigmoid(objects.present_logit),
             },
         )
+
+    def _decode(self, params, last_latent, last_frame, latents, flows, visibles):
+        """Frames of predicted latents, with the detail that the VAE cannot hold.
+
+        What the VAE loses of the last context frame is moved along the predicted flow
+        like everything else, `detail = visible * warp(detail, flow)`, and added to each
+        decoded frame. So a still background stays exactly as it was seen.
+
+        One time step at a time: memory does not grow with the number of frames.
+        """
+        h, w = last_frame.shape[1:3]
+
+        def decode(latent):
+            return self.vae.decode(params["vae"], latent)
+
+        def step(detail, inputs):
+            latent, flow_field, visible = inputs
+            seen = jax.image.resize(visible, (*visible.shape[:1], h, w, 1), "bilinear")
+            detail = seen * warp(detail, resize_flow(flow_field, h, w))
+            return detail, jnp.clip(decode(latent) + detail, 0, 1)
+
+        detail = (last_frame - decode(last_latent)) * self.carry_detail
+        by_time = jax.tree.map(
+            lambda a: jnp.moveaxis(a, 1, 0), (latents, flows, visibles)
+        )
+        return jnp.moveaxis(jax.lax.scan(step, detail, by_time)[1], 0, 1)
 
     # --- test-time training -----------------------------------------------------
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 
 from jax_vidpred.data import schema
 from jax_vidpred.losses import collision, flow, matching, occlusion
@@ -53,11 +52,9 @@ class Objective:
         if self.weights["latent"]:
             terms["latent"] = rec.masked_l1(rollout.latent, following, steps)
         if self.weights["flow"]:
-            truth = batch[schema.FLOW]
-            error = flow.endpoint_error(
-                rollout.flow, truth, jnp.ones_like(truth[..., :1])
+            terms["flow"] = flow.balanced_endpoint_error(
+                rollout.flow, batch[schema.FLOW], steps
             )
-            terms["flow"] = rec.mean_over_steps(error, steps)
         if self.weights["visible"]:
             entropy = occlusion.visibility_cross_entropy(
                 rollout.visible_logit, batch[schema.VISIBLE]
