@@ -74,7 +74,8 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
     try:
         yield show
     finally:
-        bars.stop()
+        if tasks:
+            bars.stop()
 
 
 def data_folder(workdir: str | os.PathLike) -> pathlib.Path:

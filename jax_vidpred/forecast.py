@@ -84,7 +84,7 @@ class Forecast:
         )
         write_gif(
             folder / f"{self.name}.gif",
-            panel_video(self.report(), height=128),
+            panel_video(self.report(), height=160),
             fps=GIF_FRAMES_PER_SECOND,
         )
         told = {

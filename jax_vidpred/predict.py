@@ -37,7 +37,7 @@ from jax_vidpred.train.writers import METRICS_FILE
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
 MAX_SHOWN = 30  # videos on the page; each makes it a few hundred KiB larger
 # Of the measurements of a training run, what says whether it has converged.
-CURVES = ("loss", "psnr", "psnr_copy_last", "l1", "endpoint_error_flow")
+CURVES = ("loss", "psnr", "endpoint_error_flow", "loss_collision")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -68,10 +68,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace, arguments: list[str]) -> int:
     out = pathlib.Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
     command.data_folder(options.workdir)
     predictor = VideoPredictor.load(options.workdir)
     setting = _setting(options, predictor)
-    paths, failures = find_videos(options.videos)
+    paths, failures = find_videos(options.videos, out)
     for failure in failures:
         command.say(f"predict: {failure}")
     shared = {**dataclasses.asdict(setting), "model": fingerprint(predictor.params)}
@@ -83,39 +84,41 @@ def _main(options: argparse.Namespace, arguments: list[str]) -> int:
                 made_from = {**shared, **source_stamp(path)}
                 forecast = Forecast.load(out, name, made_from)
                 reused += forecast is not None
-                if forecast is None:
-                    forecast = make_forecast(path, name, predictor, setting, made_from)
-                    forecast.save(out)
+                made = forecast or make_forecast(
+                    path, name, predictor, setting, made_from
+                )
             except (DataError, OSError) as error:
                 failures.append(error)
                 command.say(f"predict: {error}")
                 continue
-            metrics[name] = {"source": str(path), "scores": forecast.scores}
+            if forecast is None:
+                made.save(out)  # if that fails, it would fail for all
+            metrics[name] = {"source": str(path), "scores": made.scores}
             if len(done) < MAX_SHOWN:
-                done.append(forecast)
+                done.append(made)
         if paths:
             show("predicting", len(paths), len(paths))
     if not metrics:
-        raise DataError(
-            f"none of the {len(failures)} videos could be predicted; the reasons are"
-            " above"
-        )
-    made = command.provenance("jax_vidpred.predict", arguments)
+        if len(failures) > 1:
+            command.say(f"predict: none of these {len(failures)} could be predicted")
+        return command.FAILED
+    about = command.provenance("jax_vidpred.predict", arguments)
     mean = mean_scores([one["scores"] for one in metrics.values()])
-    _write_metrics(out, made, setting, metrics, mean)
+    _write_metrics(out, about, setting, metrics, mean)
+    count = f"{len(metrics)} video" + "s" * (len(metrics) > 1)
     page = out / "index.html"
     write_page(
         page,
-        title=f"{predictor.label}: {len(metrics)} predicted videos",
+        title=f"{predictor.label}: {count} predicted",
         summary_table=mean,
         videos=[forecast.report() for forecast in done],
         curves=_gains(metrics) | dict(training_curves(pathlib.Path(options.workdir))),
-        provenance=_about(options, setting, len(metrics), failures) | made,
+        provenance=_about(options, setting, len(metrics), failures) | about,
     )
     if mean:
-        print_table(mean, title=f"{len(metrics)} videos")
+        print_table(mean, title=count)
     if reused:
-        print(f"{reused} of {len(metrics)} videos were done before")
+        print(f"{reused} of {count} done before")
     print(f"Page: {page.absolute()}")
     return 0
 
@@ -142,12 +145,12 @@ def _setting(options, predictor) -> Setting:
 
 
 def find_videos(
-    places: Sequence[str],
+    places: Sequence[str], out: pathlib.Path
 ) -> tuple[dict[str, pathlib.Path], list[DataError]]:
     """Every video once, with a name of its own, and what is wrong with some places.
 
     The name is that of the file; where several files share it, the folders above tell
-    them apart.
+    them apart. What a run before has left in `out` is not found.
     """
     found, errors = [], []
     for place in map(pathlib.Path, places):
@@ -158,6 +161,7 @@ def find_videos(
                 if path.suffix.lower() in VIDEO_SUFFIXES
                 and not path.name.startswith(".")
                 and "__MACOSX" not in path.parts
+                and not path.resolve().is_relative_to(out.resolve())
             ]
             if not inside:
                 wanted = ", ".join(VIDEO_SUFFIXES)
@@ -235,9 +239,9 @@ def _gains(metrics):
     return {"Test-time training": {"gain of each video": gain_plot(gains)}}
 
 
-def _write_metrics(out, made, setting, metrics, mean) -> None:
+def _write_metrics(out, about, setting, metrics, mean) -> None:
     content = {
-        **made,
+        **about,
         "settings": dataclasses.asdict(setting),
         "mean": mean,
         "videos": metrics,
