@@ -119,19 +119,33 @@ class VAESystem(System):
                 {"params": params["net"]}, images, method="encode"
             ).mean
 
-        deviation = jnp.sqrt(params["latent_variance"] + 1e-6)
-        return (over_images(mean, video) - params["latent_mean"]) / deviation
+        latents = over_images(mean, video)
+        centre, deviation = _moments(params, latents.shape)
+        return (latents - centre) / deviation
 
     def decode(
         self, params: Any, latents: Float[Array, "*b gh gw c"]
     ) -> Float[Array, "*b h w 3"]:
         """Frames of scaled latents, about [0, 1], not clipped."""
-        deviation = jnp.sqrt(params["latent_variance"] + 1e-6)
 
         def frames(latent):
             return self.vae.apply({"params": params["net"]}, latent, method="decode")
 
-        return over_images(frames, latents * deviation + params["latent_mean"])
+        centre, deviation = _moments(params, latents.shape)
+        return over_images(frames, latents * deviation + centre)
+
+
+def _moments(params: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and standard deviation of the latents, broadcast to `shape`.
+
+    Constants: were they trained (in the joint phase they are parameters), a large
+    variance would make every distance between latents small.
+    """
+    mean, variance = (
+        jax.lax.stop_gradient(jnp.broadcast_to(params[name], shape))
+        for name in ("latent_mean", "latent_variance")
+    )
+    return mean, jnp.sqrt(variance + 1e-6)
 
 
 class VAELoss:
