@@ -200,15 +200,13 @@ class FlowWarpSystem(Predictor):
     ) -> tuple[Bool[Array, "b k"], Float[Array, "b k"]]:
         """Which steps see the truth, and which count in the loss."""
         b, t = shape
-        k = jnp.arange(t - 1)
+        k = jnp.broadcast_to(jnp.arange(t - 1), (b, t - 1))
         coins = jax.random.uniform(rngs.fold_in(rng, "coins"), (b, t - 1)) < ratio
         horizon = jax.random.randint(
             rngs.fold_in(rng, "horizon"), (), self.min_future, self.num_future + 1
         )
         counts = k < self.num_context - 1 + horizon
-        return (k < self.num_context) | coins, jnp.broadcast_to(
-            counts * 1.0, (b, t - 1)
-        )
+        return (k < self.num_context) | coins, counts * 1.0
 
     def after_evaluation(
         self, state: TrainState, summary: dict[str, float]

@@ -94,12 +94,12 @@ def adapt(
         masks = jnp.ones((num_steps, pairs))
     elif mode == "online":
         newest = jnp.repeat(jnp.arange(pairs - held_out), num_steps)[:, None]
-        age = newest - jnp.arange(pairs)
+        age = newest - jnp.arange(pairs)[None]
         masks = ((age >= 0) & (age < window)) * 1.0
     else:
         raise ValueError(f"mode {mode!r} is unknown; use offline or online")
     trained = jnp.arange(pairs) < pairs - held_out
-    masks = masks * trained
+    masks = masks * trained[None]
     start = _get(params, system.adaptable)
     optimizer = optax.adam(learning_rate)
 
