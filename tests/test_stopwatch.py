@@ -1,0 +1,88 @@
+"""Timing of calls and counting of arithmetic."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jax_vidpred import stopwatch
+from jax_vidpred.ops.conv import conv2d, conv_transpose2d, inside_loop
+
+IMAGES = jnp.ones((2, 12, 10, 3))
+KERNEL = jnp.ones((4, 4, 3, 5))
+
+
+def test_every_call_is_timed_but_the_first():
+    calls = []
+
+    def call():
+        calls.append(None)
+        time.sleep(0.2 if len(calls) == 1 else 0.01)
+
+    row = stopwatch.measure(call, repeats=3, examples=6, unit="clips", flop=2e6)
+    assert len(calls) == 4
+    assert 10 <= row["wall_ms"]["min"] <= row["wall_ms"]["max"] < 200
+    assert row["cpu_ms"]["max"] < row["wall_ms"]["min"]  # sleeping is no work
+    median = row["wall_ms"]["median"] / 1e3
+    assert row["examples_per_second"] == pytest.approx(6 / median)
+    assert row["gflop_per_second"] == pytest.approx(2e-3 / median)
+
+
+def test_arithmetic_that_is_not_known_is_none():
+    row = stopwatch.measure(lambda: None, repeats=1, examples=1, unit="frames")
+    assert row["gflop"] is None and row["gflop_per_second"] is None
+
+
+def test_matrix_product():
+    product = stopwatch.count_flop(jnp.matmul, jnp.ones((2, 7, 3)), jnp.ones((3, 5)))
+    assert product == 2 * 2 * 7 * 3 * 5
+
+
+def test_loop_counts_every_turn_and_branch_the_longest():
+    matrix = jnp.ones((4, 4))
+
+    def turns(x):
+        return jax.lax.scan(lambda x, _: (x @ matrix, None), x, length=9)[0]
+
+    def branch(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ matrix @ matrix, jnp.sin, x)
+
+    one = 2 * 4**3
+    assert stopwatch.count_flop(turns, matrix) == 9 * one
+    assert stopwatch.count_flop(branch, matrix) == 2 * one
+    # Nobody reads it: XLA drops it too.
+    assert stopwatch.count_flop(lambda x: (x @ matrix, x + 1)[1], matrix) == 0
+
+
+def forward(x, k):
+    return conv2d(x, k, 2)
+
+
+def gradient(x, k):
+    return jax.grad(lambda x, k: (conv2d(x, k, 2) ** 2).sum(), (0, 1))(x, k)
+
+
+def gradient_in_loop(x, k):
+    with inside_loop():
+        return gradient(x, k)
+
+
+def gradient_of_transposed(x, k):
+    return jax.grad(lambda x, k: (conv_transpose2d(x, k) ** 2).sum(), (0, 1))(x, k)
+
+
+@pytest.mark.parametrize(
+    "function", [forward, gradient, gradient_in_loop, gradient_of_transposed]
+)
+def test_convolutions_agree_with_the_compiler(function):
+    counted = stopwatch.count_flop(function, IMAGES, KERNEL)
+    analysis = jax.jit(function).lower(IMAGES, KERNEL).compile().cost_analysis()
+    # The compiler counts the elementwise work too, here about a hundredth.
+    assert counted == pytest.approx(analysis["flops"], rel=0.03)
+
+
+def test_convolution_by_hand():
+    # 6 x 5 outputs; of their 4 x 4 taps, those in the border of 1 are no work.
+    taps = (4 * 6 - 2) * (4 * 5 - 2)
+    assert stopwatch.count_flop(forward, IMAGES, KERNEL) == 2 * 2 * taps * 3 * 5
