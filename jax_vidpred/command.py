@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from jax_vidpred import experiment
+from jax_vidpred.train.checkpoint import CheckpointError
 from jax_vidpred.train.mesh import enable_compilation_cache
 
 FAILED = 2
@@ -36,7 +37,7 @@ def run(name: str, command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"{name}: stopped; run the same line again to go on", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, ArithmeticError, OSError) as error:
+    except (CheckpointError, ValueError, ArithmeticError, OSError) as error:
         say(f"{name}: {' '.join(str(error).split())}")
         return FAILED
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
 
 from jax_vidpred.metrics import suite
 from jax_vidpred.ops.image import to_float
@@ -14,11 +15,12 @@ from jax_vidpred.report.table import CONSTANT_VELOCITY, COPY_LAST, VAE_CEILING
 from jax_vidpred.systems import baselines
 
 Scores = dict[str, dict[str, Array]]
+AnyArray = Array | np.ndarray
 
 
 def last_context_flow(
-    flow: Float[Array, "b k gh gw 2"], num_context: int
-) -> Float[Array, "b gh gw 2"]:
+    flow: Float[AnyArray, "b k gh gw 2"], num_context: int
+) -> Float[AnyArray, "b gh gw 2"]:
     """The flow from the last context frame to the one before it."""
     return flow[:, num_context - 2]
 
@@ -26,9 +28,9 @@ def last_context_flow(
 def compare(
     system: Any,
     params: Any,
-    video: Array,
-    predictions: Mapping[str, Float[Array, "b t h w 3"]],
-    flow: Float[Array, "b gh gw 2"] | None,
+    video: UInt8[AnyArray, "b n h w 3"],
+    predictions: Mapping[str, Float[AnyArray, "b t h w 3"]],
+    flow: Float[AnyArray, "b gh gw 2"] | None,
     num_context: int,
 ) -> Scores:
     """Scores of predictions, of the baselines and of the VAE ceiling.
@@ -36,7 +38,7 @@ def compare(
     Args:
       system: which has predicted; one with a `vae` gets a ceiling.
       params: of the system.
-      video: [b, num_context + t, h, w, 3] context and true future, uint8 or float.
+      video: [b, num_context + t, h, w, 3] context and true future.
       predictions: name -> future frames.
       flow: backward flow of the last context frame for constant velocity, in pixels of
         its own grid; None leaves that baseline out.
@@ -80,7 +82,9 @@ def reconstruct(
 
 
 @functools.partial(jax.jit, static_argnames=("system",))
-def compare_reconstruction(system: Any, params: Any, video: Array) -> Scores:
+def compare_reconstruction(
+    system: Any, params: Any, video: UInt8[AnyArray, "b t h w 3"]
+) -> Scores:
     """Scores of a VAE: every frame of the clip, encoded and decoded."""
     frames = to_float(video)
     scores = suite.frame_scores(
@@ -92,9 +96,9 @@ def compare_reconstruction(system: Any, params: Any, video: Array) -> Scores:
 
 @functools.partial(jax.jit, static_argnames=("width",))
 def flow_errors(
-    flows: Mapping[str, Float[Array, "b k gh gw 2"]],
-    truth: Float[Array, "b k gh gw 2"],
-    known: Bool[Array, "b"],
+    flows: Mapping[str, Float[AnyArray, "b k gh gw 2"]],
+    truth: Float[AnyArray, "b k gh gw 2"],
+    known: Bool[AnyArray, "b"],
     width: int,
 ) -> Scores:
     """End-point errors on moving cells; copy-last stands for flow that is zero."""

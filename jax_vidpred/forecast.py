@@ -17,7 +17,6 @@ from jax_vidpred.compare import compare, last_context_flow
 from jax_vidpred.data.schema import FRAMES_PER_SECOND, Annotation, DataError
 from jax_vidpred.data.twin.groundtruth import cast_flow
 from jax_vidpred.data.video_io import read_video, write_gif, write_mp4, write_whole
-from jax_vidpred.ops.image import to_uint8
 from jax_vidpred.predictor import VideoPredictor
 from jax_vidpred.report.panels import VideoReport, panel_video
 
@@ -214,7 +213,7 @@ def make_forecast(
         made_from=made_from,
         context=context,
         truth=truth,
-        predictions={n: np.asarray(to_uint8(p.video)) for n, p in made.items()},
+        predictions={n: _as_uint8(p.video) for n, p in made.items()},
         aux=next(iter(made.values())).aux,
         scores=scores,
         collisions_true=_collisions(annotation, setting),
@@ -280,6 +279,10 @@ def _collisions(annotation, setting):
     steps = [(c.frame - setting.start) // setting.stride for c in annotation.collisions]
     num_steps = setting.num_context + setting.num_future - 1
     return [step + 1 for step in steps if 0 <= step < num_steps]
+
+
+def _as_uint8(video):
+    return np.rint(np.clip(video, 0, 1) * 255).astype(np.uint8)
 
 
 def _prediction_keys():

@@ -208,7 +208,8 @@ def resize_area(
     width: int,
 ) -> Float[np.ndarray, "b t h2 w2 3"]:
     """Frames of another size by averaging areas, as the training data were made."""
-    video = np.asarray(to_float(video), np.float32)
+    if video.dtype == np.uint8:
+        video = video / np.float32(255)
     rows = _area_weights(video.shape[2], height)
     columns = _area_weights(video.shape[3], width)
     # Two matrix products: einsum would choose one with four nested loops.

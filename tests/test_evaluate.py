@@ -1,0 +1,205 @@
+"""Evaluation: numbers against independent computations, and the command."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jax_vidpred import evaluate
+from jax_vidpred.data.schema import Annotation
+from jax_vidpred.data.twin.groundtruth import cast_flow
+from jax_vidpred.data.video_io import read_video
+from jax_vidpred.judge import _summary
+
+ROOT = pathlib.Path(__file__).parents[1]
+VIDEO = "video_validation/video_10000-11000/video_10000.mp4"
+ANNOTATION = "annotation_validation/annotation_10000-11000/annotation_10000.json"
+
+
+@pytest.fixture(scope="session")
+def result(smoke_workdir):
+    """Two clips of each of two videos, one at a time, with test-time training."""
+    return evaluate.run(
+        smoke_workdir,
+        clips_per_video=2,
+        batch_size=1,
+        ttt={"num_steps": 2, "learning_rate": 1e-2},
+    )
+
+
+@pytest.fixture(scope="session")
+def frames(smoke_workdir):
+    return read_video(smoke_workdir / "requires/twin" / VIDEO, size=(32, 32)) / 255
+
+
+@pytest.mark.slow
+def test_copy_last_is_what_the_files_say(result, frames):
+    assert result["clips"] == [[10000, 0], [10000, 93], [10001, 0], [10001, 93]]
+    expected, moving = [], []
+    for start in (0, 93):
+        clip = frames[start::2][:18]
+        square = (clip[6:] - clip[5]) ** 2
+        expected.append(-10 * np.log10(square.mean((1, 2, 3))))
+        mask = np.abs(clip[6:] - clip[5]).max(-1) > 0.03
+        moving.append(-10 * np.log10(square[mask].mean()))
+    scores = result["systems"]["copy-last"]
+    per_clip = scores["per_clip"]
+    np.testing.assert_allclose(per_clip["psnr"][:2], np.mean(expected, 1), rtol=1e-4)
+    np.testing.assert_allclose(per_clip["psnr_moving"][:2], moving, rtol=1e-4)
+    assert scores["mean"]["psnr"] == pytest.approx(np.mean(per_clip["psnr"]))
+    assert np.mean(scores["per_frame"]["psnr"]) == pytest.approx(scores["mean"]["psnr"])
+    assert len(scores["per_frame"]["ssim"]) == 12
+
+
+@pytest.mark.slow
+def test_the_error_of_no_flow_is_the_speed_of_what_moves(result, smoke_workdir):
+    annotation = Annotation.from_json(smoke_workdir / "requires/twin" / ANNOTATION)
+    flow, _ = cast_flow(annotation, 8, 8, frame_stride=2)
+    speed = np.linalg.norm(flow[0:34:2], axis=-1)  # the 17 steps from frame 0
+    means = [s[s > 0.05].mean() for s in speed if (s > 0.05).any()]
+    measured = result["systems"]["copy-last"]["per_clip"]["flow_error"][0]
+    # In pixels: a cell has 4. Stored in half precision, and the norm is softened.
+    assert measured == pytest.approx(4 * np.mean(means), rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_batch_size_changes_no_number(result, smoke_workdir):
+    """Three to a batch: the last one is filled up with zeros."""
+    again = evaluate.run(
+        smoke_workdir,
+        clips_per_video=2,
+        batch_size=3,
+        ttt={"num_steps": 2, "learning_rate": 1e-2},
+    )
+    assert again["clips_sha256"] == result["clips_sha256"]
+    assert list(again["systems"]) == list(result["systems"])
+    for name, scores in result["systems"].items():
+        others = again["systems"][name]
+        for part in ("mean", "per_clip", "per_frame"):
+            for key, values in scores[part].items():
+                np.testing.assert_allclose(
+                    others[part][key], values, rtol=1e-5, err_msg=f"{name} {key}"
+                )
+
+
+@pytest.mark.slow
+def test_what_test_time_training_gains(result):
+    systems = result["systems"]
+    gain = np.subtract(
+        systems["flow-warp + TTT"]["per_clip"]["psnr"],
+        systems["flow-warp"]["per_clip"]["psnr"],
+    )
+    told = result["test_time_training"]
+    assert told["mean"] == pytest.approx(gain.mean(), abs=1e-5)
+    assert told["worst"] == pytest.approx(gain.min(), abs=1e-5)
+    assert told["share_improved"] == (gain > 0).mean()
+    table = {name: scores["mean"] for name, scores in systems.items()}
+    assert [name for name, row in table.items() if "ttt_gain" in row] == [
+        "flow-warp + TTT"
+    ]
+
+
+@pytest.mark.slow
+def test_collisions_are_counted_on_annotated_clips(result, smoke_workdir):
+    told = result["collisions"]
+    assert told["tolerance"] == 5
+    assert told["threshold_chosen_on"] == "6 clips of the training split"
+    true = []
+    for number in (10000, 10001):
+        path = (
+            smoke_workdir
+            / "requires/twin"
+            / ANNOTATION.replace("10000.j", f"{number}.j")
+        )
+        for collision in Annotation.from_json(path).collisions:
+            true += [
+                collision.frame - s for s in (0, 93) if 0 <= collision.frame - s < 34
+            ]
+    parts = told["systems"]["flow-warp"]
+    assert parts["whole_clip"]["true"] == len(true)
+    # From the step that leaves the last of 6 context frames: raw frame 10 of the clip.
+    assert parts["horizon"]["true"] == sum(frame >= 10 for frame in true)
+
+
+@pytest.mark.slow
+def test_the_command(smoke_workdir, tmp_path):
+    out = tmp_path / "scores.json"
+    line = [sys.executable, "-m", "jax_vidpred.evaluate", "--workdir", smoke_workdir]
+    line += ["--out", out, "--num_future", "4", "--max_videos", "1"]
+    line += ["--clips_per_video", "1"]
+    result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "1 clips, 6 -> 4 frames, stride 2" in result.stdout
+    assert f"Written: {out}" in result.stdout
+    told = json.loads(out.read_text())
+    assert told["settings"]["ssim"] == "wang"
+    assert told["settings"]["stride"] == 2
+    assert told["clips"] == [[10000, 0]]
+    assert "--num_future 4" in told["command"]
+    assert list(told["systems"]) == [
+        *("flow-warp", "constant velocity", "copy-last", "VAE ceiling")
+    ]
+    assert not (smoke_workdir / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_other_videos_without_annotation(smoke_workdir, tmp_path):
+    """As the test split of the real data: no flow, no collisions are known."""
+    workdir = tmp_path / "joint"
+    shutil.copytree(smoke_workdir, workdir)
+    root = tmp_path / "videos"
+    root.mkdir()
+    video = next((workdir / "requires/twin/video_test").rglob("*.mp4"))
+    shutil.copy(video, root)
+    told = evaluate.run(workdir, split="test", data=root, clips_per_video=1)
+    assert told["clips"] == [[15000, 0]]
+    assert "collisions" not in told
+    systems = told["systems"]
+    assert np.isnan(systems["flow-warp"]["mean"]["flow_error"])
+    assert np.isfinite(systems["constant velocity"]["mean"]["psnr"])
+    with pytest.raises(ValueError, match="no split 'validation'; it has test"):
+        evaluate.run(workdir, data=root)
+
+
+@pytest.mark.slow
+def test_a_vae_is_scored_by_what_it_gives_back(smoke_workdir, frames):
+    told = evaluate.run(smoke_workdir / "requires" / "vae")
+    assert list(told["systems"]) == ["VAE"]
+    scores = told["systems"]["VAE"]
+    assert set(scores["mean"]) == {"psnr", "ssim"}
+    assert told["settings"]["num_context"] == 0
+    assert 5 < scores["mean"]["psnr"] < 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--num_future", "300"], "128 frames; 306 frames"),
+        (["--num_context", "1"], "--num_context 1; wanted at least 2"),
+        (["--clips_per_video", "0"], "--clips_per_video 0"),
+        (["--data", "nowhere"], "nowhere: no such folder"),
+        (["--workdir", "."], "no work directory"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, told, smoke_workdir, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    line = ["--workdir", str(smoke_workdir), "--out", str(out), *arguments]
+    assert evaluate.main(line) == 2
+    (complaint,) = capsys.readouterr().err.splitlines()
+    assert complaint.startswith("evaluate: ") and told in complaint
+    assert not out.exists()
+
+
+def test_what_is_not_defined_is_left_out_of_a_mean():
+
+    told = _summary(
+        {"a": np.array([[1.0, np.nan], [3.0, 5.0]]), "b": np.full(2, np.nan)}
+    )
+    assert told["per_clip"]["a"] == [1, 4]
+    assert told["per_frame"]["a"] == [2, 5]
+    assert told["mean"]["a"] == 2.5
+    assert np.isnan(told["mean"]["b"])
