@@ -75,7 +75,7 @@ def make_flow_warp(vae_stage):
                 "features": 8,
                 "head_features": 6,
                 "num_slots": SLOTS,
-                "reach": 2,
+                "reach": 1,
             },
             "losses": {
                 "weights": dict.fromkeys(WEIGHTS, 0.0) | weights,

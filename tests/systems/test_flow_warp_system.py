@@ -1,0 +1,264 @@
+"""Phases 2 and 3: which terms are computed, what is trained, how a clip is used."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_vidpred import systems
+from jax_vidpred.data import schema
+from jax_vidpred.metrics import frame
+from jax_vidpred.ops.image import to_float
+
+KEY = jax.random.key(1, impl="rbg")  # compiles faster
+NEEDS = {
+    "latent": (),
+    "flow": (schema.FLOW,),
+    "visible": (schema.VISIBLE,),
+    "warped": (),
+    "decoded": (),
+    "residual": (schema.FLOW, schema.VISIBLE),
+    "collision": (schema.COLLISION,),
+    "state": (schema.STATE, schema.PRESENT),
+}
+
+
+def some_state(system, batch):
+    """A state of the right shapes, without compiling the initialisation."""
+    shapes = jax.eval_shape(system.init, jax.random.key(0), batch)
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+
+
+def scalars_of(system, batch):
+    """Names of the scalars of a training step, traced only."""
+    state = jax.eval_shape(system.init, jax.random.key(0), batch)
+    return set(jax.eval_shape(system.train_step, state, batch, jax.random.key(0))[1])
+
+
+@pytest.mark.parametrize("term", NEEDS)
+def test_a_term_without_weight_is_not_computed(make_flow_warp, tiny, term, monkeypatch):
+    system = make_flow_warp({term: 1.0})
+    assert system.required_keys == (schema.VIDEO, *NEEDS[term])
+    if term not in ("warped", "decoded"):
+        monkeypatch.setattr(system.vae, "decode", None)
+    batch = {key: tiny.batch()[key] for key in system.required_keys}
+    names = scalars_of(system, batch)
+    assert {name for name in names if name.startswith("loss_")} == {f"loss_{term}"}
+
+
+def test_uncertainties_belong_to_the_terms_that_are_on(make_flow_warp, tiny):
+    system = make_flow_warp({"latent": 1.0, "flow": 1.0}, balance="uncertainty")
+    state = jax.eval_shape(system.init, jax.random.key(0), tiny.batch())
+    assert set(state.params["balance"]) == {"latent", "flow"}
+    assert {"loss_latent", "loss_flow"} <= scalars_of(system, tiny.batch())
+
+
+@pytest.fixture(scope="module")
+def steps_of(make_flow_warp, temporal_stage):
+    """State before and after a training step, and its scalars."""
+
+    def run(batch, **changes):
+        system = make_flow_warp(stages={"temporal": temporal_stage}, **changes)
+        state = some_state(system, batch)
+        names = ("temporal", "vae") if system.train_vae else ("temporal",)
+        params = {name: temporal_stage.params[name] for name in names}
+        state = state.replace(params=params, frozen=system.frozen)
+        return state, *jax.jit(system.train_step)(state, batch, KEY)
+
+    return run
+
+
+def moved(before, after):
+    paths = jax.tree_util.tree_leaves_with_path(
+        jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before, after)
+    )
+    return {jax.tree_util.keystr(path): value for path, value in paths}
+
+
+@pytest.mark.slow
+def test_phase_2_trains_the_temporal_model_alone(steps_of, tiny, vae_stage):
+    before, after, scalars = steps_of(tiny.batch())
+    assert set(after.params) == {"temporal"}
+    assert all(moved(before.params, after.params).values())
+    assert not any(moved(vae_stage.params, after.frozen["vae"]).values())
+    expected = sum(tiny.weights[n] * scalars[f"loss_{n}"] for n in tiny.weights)
+    np.testing.assert_allclose(scalars["loss"], expected, rtol=1e-5)
+    assert not any(name.startswith("vae_") for name in scalars)
+
+
+@pytest.mark.slow
+def test_joint_phase_trains_the_vae_too_but_not_its_statistics(steps_of, tiny):
+    before, after, scalars = steps_of(
+        tiny.batch(), weights={"latent": 1.0}, train_vae=True, vae_loss_weight=0.5
+    )
+    assert not after.frozen
+    changed = moved(before.params["vae"], after.params["vae"])
+    statistics = {"['latent_mean']", "['latent_variance']"}
+    assert not any(changed[name] for name in statistics)
+    assert all(value for name, value in changed.items() if name not in statistics)
+    vae_loss = scalars["vae_l1"] + 0.1 * scalars["vae_kl"]
+    expected = scalars["loss_latent"] + 0.5 * vae_loss
+    np.testing.assert_allclose(scalars["loss"], expected, rtol=1e-5)
+
+
+def test_next_phase_starts_where_the_last_one_ended(
+    make_flow_warp, temporal_stage, tiny
+):
+    for train_vae, names in ((False, {"temporal"}), (True, {"temporal", "vae"})):
+        system = make_flow_warp(
+            stages={"temporal": temporal_stage}, train_vae=train_vae
+        )
+        params = system.init(jax.random.key(0), tiny.batch()).params
+        assert set(params) == names
+        for name in names:
+            assert not any(moved(temporal_stage.params[name], params[name]).values())
+
+
+# --- roll-out of a training clip ----------------------------------------------------
+
+
+def draw(system, ratio, seed, t=10):
+    rng = jax.random.key(seed)
+    use_truth, steps = system._draw_roll_out(rng, (4, t), jnp.float32(ratio))
+    return np.asarray(use_truth), np.asarray(steps)
+
+
+def test_truth_is_fed_in_the_context_and_by_the_ratio(make_flow_warp):
+    system = make_flow_warp(num_context=3, num_future=7, min_future=2)
+    never, _ = draw(system, 0.0, 0)
+    np.testing.assert_array_equal(never, np.broadcast_to(np.arange(9) < 3, (4, 9)))
+    always, _ = draw(system, 1.0, 0)
+    assert always.all()
+    some = np.stack([draw(system, 0.7, seed)[0] for seed in range(40)])
+    assert some[..., :3].all()
+    # 40 x 4 x 6 coins: standard error 0.015.
+    assert some[..., 3:].mean() == pytest.approx(0.7, abs=0.06)
+
+
+def test_number_of_predicted_frames_covers_its_range(make_flow_warp):
+    system = make_flow_warp(num_context=3, num_future=7, min_future=2)
+    lengths = set()
+    for seed in range(60):
+        steps = draw(system, 0.0, seed)[1]
+        assert (steps == steps[:1]).all()
+        length = int(steps[0].sum())
+        np.testing.assert_array_equal(steps[0], np.arange(9) < length)
+        lengths.add(length)
+    # Step 2 speaks of the first future frame.
+    assert lengths == {2 + horizon for horizon in range(2, 8)}
+
+
+def test_adaptive_teacher_forcing_reacts_to_the_validation_psnr(make_flow_warp, tiny):
+    forcing = {"kind": "adaptive", "start": 0.8, "change": 0.1}
+    system = make_flow_warp({"latent": 1.0}, teacher_forcing=forcing)
+    shapes = jax.eval_shape(system.init, jax.random.key(0), tiny.batch())
+    assert set(shapes.extra) == {"teacher_forcing_ratio", "best_psnr"}
+    extra = {"teacher_forcing_ratio": jnp.float32(0.8), "best_psnr": -jnp.inf}
+    state = some_state(system, tiny.batch()).replace(extra=extra)
+    ratios = []
+    for psnr in (20.0, 21.0, 19.0, 20.5, 22.0):  # best so far: 20, 21, 21, 21, 22
+        state = system.after_evaluation(state, {"psnr": psnr})
+        ratios.append(float(system._teacher_forcing_ratio(state)))
+    np.testing.assert_allclose(ratios, [0.7, 0.6, 0.7, 0.8, 0.7], rtol=1e-5)
+
+
+def test_scheduled_teacher_forcing_follows_the_step(make_flow_warp, tiny):
+    system = make_flow_warp({"latent": 1.0})  # linear over 10 steps
+    state = some_state(system, tiny.batch()).replace(step=jnp.int32(4))
+    assert float(system._teacher_forcing_ratio(state)) == pytest.approx(0.6)
+    assert system.after_evaluation(state, {"psnr": 1.0}) is state
+
+
+# --- evaluation and prediction ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def predicted(temporal_stage):
+    """Prediction of the future of one batch, from its context alone."""
+    predict = jax.jit(temporal_stage.system.predict, static_argnums=2)
+
+    def run(context, num_future):
+        return predict(temporal_stage.params, context, num_future, jax.random.key(0))
+
+    return run
+
+
+def test_evaluation_scores_what_predict_gives(temporal_stage, predicted, tiny):
+    system, batch = temporal_stage.system, tiny.batch()
+    state = some_state(system, batch)
+    temporal = {"temporal": temporal_stage.params["temporal"]}
+    state = state.replace(params=temporal, frozen=system.frozen)
+    metrics = jax.jit(system.eval_step)(state, batch, jax.random.key(7))
+    assert {value.shape for value in metrics.values()} == {(2,)}
+    context, future = jnp.split(to_float(batch[schema.VIDEO]), [tiny.context], 1)
+    prediction = predicted(context, tiny.future)
+    expected = frame.psnr(prediction.video, future).mean(1)
+    np.testing.assert_allclose(metrics["psnr"], expected, rtol=1e-5)
+    copied = jnp.broadcast_to(context[:, -1:], future.shape)
+    expected = frame.psnr(copied, future).mean(1)
+    np.testing.assert_allclose(metrics["psnr_copy_last"], expected, rtol=1e-5)
+    moving = np.linalg.norm(batch[schema.FLOW], axis=-1) > 0.05
+    lengths = np.linalg.norm(batch[schema.FLOW], axis=-1)
+    zero = [lengths[k][moving[k]].mean() for k in (0, 1)]
+    np.testing.assert_allclose(metrics["endpoint_error_zero"], zero, rtol=2e-3)
+    off = np.linalg.norm(prediction.aux["flow"] - batch[schema.FLOW], axis=-1)
+    error = [off[k][moving[k]].mean() for k in (0, 1)]
+    np.testing.assert_allclose(metrics["endpoint_error_flow"], error, rtol=2e-3)
+
+
+def test_prediction_has_the_promised_shapes_and_ranges(predicted, tiny):
+    context = to_float(tiny.batch()[schema.VIDEO])[:, : tiny.context]
+    prediction = predicted(context, 4)
+    assert prediction.video.shape == (2, 4, 16, 16, 3)
+    assert prediction.video.min() >= 0 and prediction.video.max() <= 1
+    steps = tiny.context - 1 + 4
+    assert {name: value.shape for name, value in prediction.aux.items()} == {
+        "flow": (2, steps, 4, 4, 2),
+        "visible": (2, steps, 4, 4, 1),
+        "collision_probability": (2, steps),
+        "object_state": (2, steps, 2, 4),
+        "object_probability": (2, steps, 2),
+    }
+
+
+def test_a_longer_prediction_begins_with_the_shorter_one(predicted, tiny):
+    context = to_float(tiny.batch()[schema.VIDEO])[:, : tiny.context]
+    long, short = predicted(context, 4), predicted(context, tiny.future)
+    np.testing.assert_allclose(long.video[:, : tiny.future], short.video, atol=1e-5)
+
+
+# --- configuration ------------------------------------------------------------------
+
+
+def test_bad_options_are_one_line(make_flow_warp):
+    for changes, message in [
+        ({"min_future": 3}, "min_future=3 must lie in 1..num_future=2"),
+        ({"balance": "magic"}, "balance 'magic' is unknown; use fixed or uncertainty"),
+        ({"weights": {"latnet": 1.0}}, "wanted .*'latent'.* switches a term off"),
+    ]:
+        with pytest.raises(ValueError, match=message) as error:
+            make_flow_warp(**changes)
+        assert "\n" not in str(error.value)
+
+
+def config(**changes):
+    sections = {
+        "system": {"name": "vae"},
+        "model": {"features": 16},
+        "losses": {"l1": 1.0, "kl": 0.1, "annealing": {}},
+        "optim": {"learning_rate": 1e-3},
+        "ema": {"decay": None},
+        "train": {"num_steps": 10, "log_every": 1},
+    }
+    return sections | changes
+
+
+def test_systems_are_made_by_name():
+    assert type(systems.create(config(), {})).__name__ == "VAESystem"
+    for changes, message in [
+        ({"system": {"name": "vea"}}, "'vea' is unknown; use one of .*'vae'"),
+        ({"model": {"featurs": 16}}, "config of system 'vae': .*'featurs'"),
+        ({"system": {"name": "vae", "speed": 1}}, "config of system 'vae': .*'speed'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            systems.create(config(**changes), {})
