@@ -63,6 +63,8 @@ def data(variant: str) -> ConfigDict:
 def shrink(config: ConfigDict, variant: str) -> None:
     """A run of a minute: "smoke" shows that all works, "clevrer" fits few files."""
     if variant == "smoke":
+        if "unroll" in config.model:
+            config.model.unroll = 1
         config.train.update(num_steps=4, log_every=2)
         config.optim.warmup_steps = 1
         config.eval.update(every=4, max_videos=2, batch_size=2)

@@ -19,7 +19,7 @@ def get_config(variant: str = ""):
         train_vae=False,
         vae_loss_weight=0.0,
     )
-    config.model = dict(features=48, num_blocks=1, head_features=32, reach=2)
+    config.model = dict(features=48, num_blocks=1, head_features=32, reach=2, unroll=17)
     config.losses = dict(
         weights=dict(
             latent=1.0,
@@ -36,6 +36,7 @@ def get_config(variant: str = ""):
         decoded_frames=2,
     )
     config.requires.vae = vae.get_config(variant)
+    config.optim.learning_rate = 2e-3
     config.data = sections.data(variant)
     config.train.num_steps = 10_000
     if variant == "quickstart":

@@ -1,7 +1,7 @@
 """Distances of images or latents, one number per example."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def l1(
@@ -26,3 +26,24 @@ def mean_over_steps(
 ) -> Float[Array, "b"]:
     """Mean of the steps with weight; 0 where there is none."""
     return jnp.sum(values * steps, 1) / jnp.maximum(jnp.sum(steps, 1), 1e-6)
+
+
+def balanced_l1(
+    prediction: Float[Array, "b k h w c"],
+    target: Float[Array, "b k h w c"],
+    changed: Bool[Array, "b k h w"],
+    steps: Float[Array, "b k"],
+) -> Float[Array, "b"]:
+    """Mean of the L1 distances over changed and over unchanged cells.
+
+    Few cells of a scene change; in a plain mean they would hardly count, though they
+    are what prediction is about.
+    """
+    distance = jnp.mean(jnp.abs(prediction - target), -1)
+    counts = steps[:, :, None, None]
+
+    def mean(weight):
+        total = jnp.maximum(jnp.sum(weight, (1, 2, 3)), 1e-6)
+        return jnp.sum(distance * weight, (1, 2, 3)) / total
+
+    return 0.5 * (mean(counts * changed) + mean(counts * ~changed))
