@@ -35,7 +35,7 @@ def data(variant: str) -> ConfigDict:
     Raises:
       ValueError: an unknown variant.
     """
-    num_train = {"": 1000, "quickstart": 200, "smoke": 3, "clevrer": 0}
+    num_train = {"": 400, "quickstart": 200, "smoke": 3, "clevrer": 0}
     if variant not in num_train:
         raise ValueError(f"variant {variant!r} is unknown; use {sorted(num_train)}")
     size = 32 if variant == "smoke" else 64

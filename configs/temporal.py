@@ -19,16 +19,16 @@ def get_config(variant: str = ""):
         train_vae=False,
         vae_loss_weight=0.0,
     )
-    config.model = dict(features=48, num_blocks=1, head_features=32, reach=2, unroll=17)
+    config.model = dict(features=48, num_blocks=1, head_features=32, reach=2, unroll=21)
     config.losses = dict(
         weights=dict(
             latent=1.0,
             flow=1.0,
-            visible=0.1,
+            visible=0.5,
             warped=0.0,
-            decoded=1.0,
+            decoded=5.0,
             residual=0.0,
-            collision=0.1,
+            collision=0.5,
             state=0.05,
         ),
         focal=dict(alpha=0.75, gamma=2.0),
@@ -38,8 +38,17 @@ def get_config(variant: str = ""):
     config.requires.vae = vae.get_config(variant)
     config.optim.learning_rate = 2e-3
     config.data = sections.data(variant)
-    config.train.num_steps = 10_000
+    # Longer than the 12 frames that are scored first: the same model is also asked for
+    # 42 frames.
+    config.system.num_future = config.system.min_future = 16
+    config.data.clip_frames = 22
+    config.system.teacher_forcing.num_steps = 600
+    config.train.num_steps = 2000
     if variant == "quickstart":
-        config.train.num_steps = 600
+        config.system.num_future = config.system.min_future = 12
+        config.data.clip_frames = 18
+        config.model.unroll = 17
+        config.system.teacher_forcing.num_steps = 200
+        config.train.num_steps = 450
     sections.shrink(config, variant)
     return config

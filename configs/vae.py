@@ -23,7 +23,7 @@ def get_config(variant: str = ""):
     config.data.clip_frames, config.data.clip_stride = 2, 32
     config.data.batch_size = 8
     config.eval.clip_frames = 2
-    config.train.num_steps = 20_000
+    config.train.num_steps = 3000
     if variant == "quickstart":
         config.train.num_steps = 1500
     sections.shrink(config, variant)
