@@ -10,7 +10,6 @@ from jax_vidpred.systems.flow_warp import FlowWarpSystem
 from jax_vidpred.systems.vae import VAESystem
 from jax_vidpred.train.protocol import Stage
 
-KEY = jax.random.key(0, impl="rbg")  # initialisers compile five times faster
 OPTIM = {"learning_rate": 1e-2, "num_steps": 100}
 VAE_MODEL = {"latent_channels": 2, "stride": 4, "features": 16, "num_blocks": 1}
 VAE_LOSSES = {"l1": 1.0, "kl": 0.1, "annealing": {"kind": "none", "num_steps": 1}}
@@ -45,18 +44,23 @@ def make_batch(b=2, t=CONTEXT + FUTURE, seed=0):
     }
 
 
-def noisy(tree, seed):
-    """Parameters with no zeros left, so that every layer says something."""
+def drawn(shapes, seed):
+    """Parameters as if trained, with no zeros; initialising would have to compile."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda a: a + jnp.float32(0.1 * rng.normal(size=a.shape)), tree)
+
+    def draw(leaf):
+        scale = 0.1 if leaf.ndim == 1 else np.prod(leaf.shape[:-1]) ** -0.5
+        return jnp.float32(scale * rng.normal(size=leaf.shape))
+
+    return jax.tree.map(draw, shapes)
 
 
 @pytest.fixture(scope="session")
 def vae_stage():
     system = make_vae_system()
-    net = jax.jit(system.init)(KEY, make_batch()).params["net"]
+    shapes = jax.eval_shape(system.init, jax.random.key(0), make_batch())
     params = {
-        "net": noisy(net, 0),
+        "net": drawn(shapes.params["net"], 0),
         "latent_mean": jnp.array([0.3, -0.2]),
         "latent_variance": jnp.array([0.5, 2.0]),
     }
@@ -99,8 +103,8 @@ def make_flow_warp(vae_stage):
 def temporal_stage(make_flow_warp, vae_stage):
     """A flow-warp system with parameters as if trained."""
     system = make_flow_warp()
-    state = jax.jit(system.init)(KEY, make_batch())
-    temporal = noisy(state.params["temporal"], 1)
+    shapes = jax.eval_shape(system.init, jax.random.key(0), make_batch())
+    temporal = drawn(shapes.params["temporal"], 1)
     return Stage(system, {"vae": vae_stage.params, "temporal": temporal})
 
 
@@ -109,7 +113,7 @@ def tiny():
     """Builders and sizes, by name."""
 
     class Tiny:
-        key, context, future = KEY, CONTEXT, FUTURE
+        context, future = CONTEXT, FUTURE
         weights, vae_losses = WEIGHTS, VAE_LOSSES
         batch = staticmethod(make_batch)
         vae_system = staticmethod(make_vae_system)
