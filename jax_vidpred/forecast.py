@@ -108,7 +108,7 @@ class Forecast:
         cls, folder: pathlib.Path, name: str, made_from: Mapping[str, Any]
     ) -> "Forecast | None":
         """What `save` wrote; None if it is not there, not whole, or made otherwise."""
-        if not all((folder / f"{name}.{kind}").exists() for kind in ("mp4",)):
+        if not all((folder / f"{name}.{kind}").exists() for kind in ("mp4", "gif")):
             return None
         try:
             with np.load(folder / f"{name}.npz") as stored:
