@@ -26,6 +26,7 @@ from jax_vidpred.data import builder
 from jax_vidpred.data.schema import SPLIT_STARTS, DataError
 from jax_vidpred.data.video_io import write_whole
 from jax_vidpred.judge import (
+    CLIPS,
     TOLERANCE,
     Judge,
     ReconstructionJudge,
@@ -91,18 +92,15 @@ def run(
         result = score_source(source, judge, settings, on_progress)
         if any(judge.events.values()):
             chosen_on = training_events(predictor, own["train"], settings, on_progress)
+            first = (settings.num_context - 1) * settings.stride
+            begins = {"whole_clip": 0, "horizon": first}
             result["collisions"] = {
                 "tolerance": TOLERANCE,
                 "threshold_chosen_on": f"{len(chosen_on)} clips of the training split",
+                "raw_frames_from": begins,
                 "systems": {
                     name: collision.part_scores(
-                        events,
-                        chosen_on,
-                        begins={
-                            "whole_clip": 0,
-                            "horizon": (settings.num_context - 1) * settings.stride,
-                        },
-                        tolerance=TOLERANCE,
+                        events, chosen_on, begins=begins, tolerance=TOLERANCE
                     )
                     for name, events in judge.events.items()
                 },
@@ -130,6 +128,7 @@ def _settings(config, system, asked) -> Settings:
         "num_context": system.num_context if system else 0,
         "num_future": system.num_future if system else evaluation["clip_frames"],
         "stride": data["clip_stride"] if system else data["frame_stride"],
+        "clips": "spread",
         "clips_per_video": evaluation["clips_per_video"],
         "max_videos": None,
         "ttt": None,
@@ -177,6 +176,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--num_context", type=int, help="frames given (as in training)")
     add("--num_future", type=int, help="frames to predict (as in training)")
     add("--stride", type=int, help="raw frames from one to the next (as in training)")
+    add("--clips", choices=CLIPS, help="without_entries: where no object enters late")
     add("--clips_per_video", type=int, help="spread over each video (as in training)")
     add("--max_videos", type=int, help="spread over the split (all)")
     add("--ttt_steps", type=int, default=0, help="of test-time training (0 = none)")
@@ -210,6 +210,7 @@ def _main(options: argparse.Namespace, arguments: list[str]) -> int:
             num_context=options.num_context,
             num_future=options.num_future,
             stride=options.stride,
+            clips=options.clips,
             clips_per_video=options.clips_per_video,
             max_videos=options.max_videos,
             ttt=ttt,

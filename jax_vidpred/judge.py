@@ -28,6 +28,7 @@ from jax_vidpred.predictor import VideoPredictor
 from jax_vidpred.train.protocol import Stage
 
 TOLERANCE = 5  # raw frames between a true collision and an announced one
+CLIPS = ("spread", "without_entries")  # which clips of a video are scored
 THRESHOLD_VIDEOS = 100  # training videos, at most, that the threshold is chosen on
 Report = Callable[[str, int, int], None]  # what is being done, clips done, clips in all
 
@@ -39,7 +40,9 @@ class Settings:
     Attributes:
       num_context, num_future: frames; 0 and the length of a clip for a VAE.
       stride: raw frames from one frame of a clip to the next.
-      clips_per_video: clips, spread evenly over each video.
+      clips: "spread" evenly over each video, or "without_entries": the first of each
+        video in which no object enters unforeseen (SlotFormer's protocol).
+      clips_per_video: how many are spread over a video.
       max_videos: videos, spread evenly over the split; None = all.
       ttt: arguments of `systems.ttt.adapt`, or None.
       batch_size: clips that go through the system together; changes no number.
@@ -48,6 +51,7 @@ class Settings:
     num_context: int
     num_future: int
     stride: int
+    clips: str
     clips_per_video: int
     max_videos: int | None
     ttt: dict[str, Any] | None
@@ -97,7 +101,24 @@ def score_source(
 
 
 def fixed_clips(source: VideoSource, settings: Settings) -> list[tuple[int, int]]:
-    """(index of the video, first raw frame) of the clips that are scored."""
+    """(index of the video, first raw frame) of the clips that are scored.
+
+    Raises:
+      DataError: there are none.
+      ValueError: an unknown choice.
+    """
+    if settings.clips not in CLIPS:
+        raise ValueError(f"clips={settings.clips!r}; wanted one of {list(CLIPS)}")
+    if settings.clips == "without_entries":
+        return list(
+            pipeline.clips_without_entries(
+                source,
+                clip_frames=settings.clip_frames,
+                frame_stride=settings.stride,
+                num_context=settings.num_context,
+                max_videos=settings.max_videos,
+            )
+        )
     return list(
         pipeline.fixed_clips(
             source,

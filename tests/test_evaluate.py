@@ -27,7 +27,7 @@ def result(smoke_workdir):
         smoke_workdir,
         clips_per_video=2,
         batch_size=1,
-        ttt={"num_steps": 2, "learning_rate": 1e-2},
+        ttt={"num_steps": 2},
     )
 
 
@@ -73,7 +73,7 @@ def test_the_batch_size_changes_no_number(result, smoke_workdir):
         smoke_workdir,
         clips_per_video=2,
         batch_size=3,
-        ttt={"num_steps": 2, "learning_rate": 1e-2},
+        ttt={"num_steps": 2},
     )
     assert again["clips_sha256"] == result["clips_sha256"]
     assert list(again["systems"]) == list(result["systems"])
@@ -122,6 +122,7 @@ def test_collisions_are_counted_on_annotated_clips(result, smoke_workdir):
     parts = told["systems"]["flow-warp"]
     assert parts["whole_clip"]["true"] == len(true)
     # From the step that leaves the last of 6 context frames: raw frame 10 of the clip.
+    assert told["raw_frames_from"] == {"whole_clip": 0, "horizon": 10}
     assert parts["horizon"]["true"] == sum(frame >= 10 for frame in true)
 
 
@@ -181,6 +182,7 @@ def test_a_vae_is_scored_by_what_it_gives_back(smoke_workdir, frames):
         (["--num_future", "300"], "128 frames; 306 frames"),
         (["--num_context", "1"], "--num_context 1; wanted at least 2"),
         (["--clips_per_video", "0"], "--clips_per_video 0"),
+        (["--clips", "without_entries", "--num_future", "58"], "nothing enters"),
         (["--data", "nowhere"], "nowhere: no such folder"),
         (["--workdir", "."], "no work directory"),
     ],

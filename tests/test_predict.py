@@ -1,5 +1,6 @@
 """The command that predicts and the library call, on a model of a few steps."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -13,6 +14,7 @@ import pytest
 
 import jax_vidpred
 from jax_vidpred import forecast, predict
+from jax_vidpred.data.schema import Collision
 from jax_vidpred.data.twin.groundtruth import cast_flow
 from jax_vidpred.data.video_io import read_video, write_mp4
 from jax_vidpred.predictor import resize_area
@@ -33,7 +35,7 @@ def clips(tmp_path, smoke_workdir):
     (folder / "below").mkdir(parents=True)
     source = smoke_workdir / TWIN / "video_10000.mp4"
     shutil.copy(source, folder / "good.mp4")
-    video = read_video(source, size=(61, 97), max_frames=30)
+    video = read_video(source, size=(61, 97), max_frames=40)
     write_mp4(folder / "below" / "odd.mp4", video)
     (folder / "cut.mp4").write_bytes(source.read_bytes()[:5000])
     (folder / "text.mp4").write_text("no video")
@@ -50,7 +52,7 @@ def test_a_folder_of_good_and_bad_videos(clips, tmp_path, smoke_workdir):
     out = tmp_path / "out"
     line = command(
         *("--workdir", smoke_workdir, "--videos", clips, "--out", out),
-        *("--num_context", 8, "--num_future", 6, "--ttt_steps", 2),
+        *("--num_context", 6, "--num_future", 12, "--ttt_steps", 2),
     )
     result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -73,16 +75,15 @@ def test_a_folder_of_good_and_bad_videos(clips, tmp_path, smoke_workdir):
     with np.load(out / "good.npz") as stored:
         truth, prediction = stored["truth"] / 255, stored["prediction"] / 255
         last = stored["context"][-1] / 255
-        assert stored["aux_flow"].shape == (13, 8, 8, 2)
-        assert stored["prediction_without_ttt"].shape == (6, 32, 32, 3)
+        assert stored["aux_flow"].shape == (17, 8, 8, 2)
+        assert stored["prediction_without_ttt"].shape == (12, 32, 32, 3)
     for name, frames in (("flow-warp + TTT", prediction), ("copy-last", last[None])):
         psnr = -10 * np.log10(((frames - truth) ** 2).mean((1, 2, 3)))
         # The files hold predictions in steps of 1/255.
         np.testing.assert_allclose(scores[name]["psnr"], psnr, atol=0.05)
-    # 30 frames of stride 2: 8 of context, and all 6 that were asked for.
-    assert len(metrics["videos"]["odd"]["scores"]["flow-warp"]["psnr"]) == 6
+    assert len(metrics["videos"]["odd"]["scores"]["flow-warp"]["psnr"]) == 12
     movie = read_video(out / "good.mp4")
-    assert movie.shape == (14, 256, 256, 3)
+    assert movie.shape == (18, 256, 256, 3)
     page = (out / "index.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "Training: vae" in page and "Training: temporal" in page
@@ -104,14 +105,16 @@ def test_what_is_done_is_not_done_again(clips, tmp_path, smoke_workdir, capsys):
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     page = (out / "index.html").read_text()
     good, odd = out / "good.npz", out / "odd.npz"
-    odd.write_bytes(odd.read_bytes()[:-100])  # as a full disk leaves it
-    (out / "odd.gif").unlink()
+    odd.write_bytes(odd.read_bytes()[:-100])  # damaged
     assert run(capsys, *line) == (0, [])
     assert good.stat().st_mtime_ns == before[good]
     assert odd.stat().st_mtime_ns > before[odd]
     # The page is made of what was stored, and says the same.
     again = (out / "index.html").read_text()
     assert page[: page.index("How this")] == again[: again.index("How this")]
+    (out / "odd.gif").unlink()
+    assert run(capsys, *line) == (0, [])
+    assert (out / "odd.gif").exists()
     assert run(capsys, *line, "--start", 1) == (0, [])
     assert good.stat().st_mtime_ns > before[good]
 
@@ -120,10 +123,10 @@ def test_what_is_done_is_not_done_again(clips, tmp_path, smoke_workdir, capsys):
 def test_the_future_is_known_in_part_or_not_at_all(
     clips, tmp_path, smoke_workdir, capsys
 ):
-    """30 frames, stride 2 from frame 1: of 15 frames, 6 are context; start 19: all."""
+    """Of 40 frames every second, from frame 11: 15, 6 of them context; from 29: 6."""
     video, out = clips / "below" / "odd.mp4", tmp_path / "out"
     line = ("--workdir", smoke_workdir, "--videos", video, "--out", out)
-    for start, known in ((1, 9), (19, 0)):
+    for start, known in ((11, 9), (29, 0)):
         assert run(capsys, *line, "--start", start) == (0, [])
         with np.load(out / "odd.npz") as stored:
             assert len(stored["truth"]) == known
@@ -205,10 +208,15 @@ def test_annotations_are_found_in_the_layouts_of_clevrer(smoke_workdir):
     found = forecast.find_annotation(video)
     assert found.video_id == 10001
     assert forecast.find_annotation(video.with_name("good.mp4")) is None
-    frames = [c.frame for c in found.collisions]
     # A collision of raw frames 2k and 2k + 1 shows in frame k + 1 of the clip.
-    wanted = [frame // 2 + 1 for frame in frames if frame < 34]
-    assert forecast._collisions(found, setting) == wanted
+    raw = (0, 3, 20, 33, 34, 90)
+    found = dataclasses.replace(
+        found, collisions=tuple(Collision(frame, (0, 1), (0, 0, 0)) for frame in raw)
+    )
+    assert forecast._collisions(found, setting) == [1, 2, 11, 17]
+    later = dataclasses.replace(setting, start=20)
+    assert forecast._collisions(found, later) == [1, 7, 8]
+    assert forecast._collisions(None, setting) is None
     everything, _ = cast_flow(found, 8, 8, frame_stride=2)
     aux = {"flow": np.zeros((17, 8, 8, 2), np.float32)}
     flow = forecast._last_flow(found, aux, setting)
@@ -218,22 +226,24 @@ def test_annotations_are_found_in_the_layouts_of_clevrer(smoke_workdir):
 
 def test_prediction_of_a_batch_and_of_one(predictor):
     rng = np.random.default_rng(0)
-    context = rng.integers(0, 256, (2, 4, 32, 32, 3)).astype(np.uint8)
-    both = predictor.predict(context, num_future=3)
-    assert both.video.shape == (2, 3, 32, 32, 3) and both.video.dtype == np.float32
+    context = rng.integers(0, 256, (2, 6, 32, 32, 3)).astype(np.uint8)
+    both = predictor.predict(context, num_future=12)
+    assert both.video.shape == (2, 12, 32, 32, 3) and both.video.dtype == np.float32
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(both))
-    one = predictor.predict(context[1] / 255, num_future=3)
-    assert one.video.shape == (3, 32, 32, 3)
+    one = predictor.predict(context[1] / 255, num_future=12)
+    assert one.video.shape == (12, 32, 32, 3)
     np.testing.assert_allclose(one.video, both.video[1], atol=1e-4)
-    assert one.aux["flow"].shape == (6, 8, 8, 2)
+    assert one.aux["flow"].shape == (17, 8, 8, 2)
 
 
 def test_frames_of_another_size_are_scaled_by_area(predictor):
     rng = np.random.default_rng(0)
-    small = rng.uniform(size=(3, 32, 32, 3)).astype(np.float32)
+    small = rng.uniform(size=(6, 32, 32, 3)).astype(np.float32)
     large = small.repeat(3, 1).repeat(2, 2)
     np.testing.assert_allclose(
-        predictor.predict(large, 2).video, predictor.predict(small, 2).video, atol=1e-4
+        predictor.predict(large, 12).video,
+        predictor.predict(small, 12).video,
+        atol=1e-4,
     )
     # 5 -> 2 pixels: the middle one is shared.
     row = np.arange(5, dtype=np.float32).reshape(1, 1, 1, 5, 1) / 8
@@ -246,16 +256,16 @@ def test_frames_of_another_size_are_scaled_by_area(predictor):
 @pytest.mark.slow
 def test_test_time_training_by_number_and_by_name(predictor, smoke_workdir):
     path = smoke_workdir / TWIN / "video_10000.mp4"
-    context = read_video(path, size=(32, 32), max_frames=24)[::2]
-    plain = predictor.predict(context, 3)
-    adapted = predictor.predict(context, 3, ttt=4)
-    named = predictor.predict(context, 3, ttt={"num_steps": 4, "mode": "offline"})
+    context = read_video(path, size=(32, 32), max_frames=12)[::2]
+    plain = predictor.predict(context, 12)
+    adapted = predictor.predict(context, 12, ttt=2)
+    named = predictor.predict(context, 12, ttt={"num_steps": 2, "mode": "offline"})
     np.testing.assert_array_equal(adapted.video, named.video)
     assert adapted.aux["ttt_loss_after"] <= adapted.aux["ttt_loss_before"]
     assert adapted.aux["ttt_kept"] == (np.abs(adapted.video - plain.video).max() > 0)
     assert "ttt_kept" not in plain.aux
     np.testing.assert_array_equal(
-        predictor.predict(context, 3, ttt=0).video, plain.video
+        predictor.predict(context, 12, ttt=0).video, plain.video
     )
 
 
