@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jax_vidpred.models.flow_warp import FlowWarp
@@ -146,6 +147,13 @@ def test_reach_is_a_matter_of_speed(trained, latents):
     assert_trees_close(general, near, atol=1e-4)
 
 
+def test_unrolling_is_a_matter_of_speed(trained, latents):
+    looped, _, _ = run(trained, latents, PREDICTING)
+    net = FlowWarp(**OPTIONS, reach=2, unroll=3)  # does not divide the 5 steps
+    unrolled = jax.jit(lambda v, z, u: net.apply(v, z, u, method="rollout"))
+    assert_trees_close(unrolled(trained, latents, PREDICTING), looped, atol=1e-5)
+
+
 def test_shapes_of_the_heads(trained, latents):
     rollout, collision, objects = run(trained, latents, ALL)
     assert collision.shape == (B, K)
@@ -158,3 +166,35 @@ def test_collision_starts_rare(start, latents):
     _, collision, _ = run(start, latents, ALL)
     probability = 1 / (1 + np.exp(-np.asarray(collision)))
     np.testing.assert_allclose(probability, 0.01, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_learns_which_way_a_pattern_drifts():
+    # Smooth noise that moves one cell to the right in each frame and wraps around.
+    noise = np.random.default_rng(3).normal(size=(8, 8, C))
+    pattern = sum(np.roll(noise, (i, j), (0, 1)) for i, j in np.ndindex(2, 2)) / 2
+    frames = [np.roll(pattern, k, axis=1) for k in range(6)]
+    video = jnp.float32(np.stack([frames, [f[::-1] for f in frames]]))
+    inputs, following = video[:, :-1], video[:, 1:]
+    use_truth = jnp.ones(inputs.shape[:2], bool)
+    key = jax.random.key(0, impl="rbg")
+    params = jax.jit(NET.init)(key, inputs, use_truth)
+    optimizer = optax.adam(1e-2)
+
+    def step(carry, _):
+        params, opt_state = carry
+
+        def loss(params):
+            rollout = NET.apply(params, inputs, use_truth, method="rollout")
+            return jnp.abs(rollout.warped - following).mean(), rollout.flow
+
+        gradient, flow = jax.grad(loss, has_aux=True)(params)
+        updates, opt_state = optimizer.update(gradient, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), flow
+
+    start = params, optimizer.init(params)
+    flow = jax.jit(lambda c: jax.lax.scan(step, c, length=100))(start)[1][-1]
+    # Backward flow of a motion to the right: it points to the left. From frame 1 on
+    # the change of the latent is seen; at the left border nothing can be found.
+    seen = np.median(flow[:, 1:, 1:-1, 2:-1], axis=(0, 1, 2, 3))
+    assert seen[0] < -0.7 and abs(seen[1]) < 0.2

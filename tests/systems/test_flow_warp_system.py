@@ -206,6 +206,30 @@ def test_prediction_has_the_promised_shapes(temporal_stage, tiny, num_future):
     }
 
 
+def test_detail_that_the_vae_loses_moves_with_the_flow(temporal_stage):
+    system, params = temporal_stage.system, temporal_stage.params
+    latent = jnp.zeros((1, 4, 4, 2))
+    plain = system.vae.decode(params["vae"], latent)
+    frame = jnp.clip(plain, 0, 1).at[0, 8:12, 4:8].add(0.1).clip(0, 1)
+    still = jnp.broadcast_to(latent[:, None], (1, 3, 4, 4, 2))
+    decode = jax.jit(system._decode)
+
+    def frames(x, visible):
+        flow = jnp.broadcast_to(jnp.array([x, 0.0]), (1, 3, 4, 4, 2))
+        seen = jnp.full((1, 3, 4, 4, 1), visible)
+        return decode(params, latent, frame, still, flow, seen)
+
+    for frame_k in jnp.moveaxis(frames(0.0, 1.0), 1, 0):
+        np.testing.assert_allclose(frame_k, frame, atol=1e-5)  # as it was seen
+    hidden = jnp.broadcast_to(jnp.clip(plain, 0, 1)[:, None], (1, 3, 16, 16, 3))
+    np.testing.assert_allclose(frames(0.0, 0.0), hidden, atol=1e-5)
+    # Half a cell to the right is two pixels in each step.
+    detail = np.pad(frame - plain, ((0, 0), (0, 0), (6, 0), (0, 0)), "edge")
+    for k, frame_k in enumerate(jnp.moveaxis(frames(-0.5, 1.0), 1, 0)):
+        moved = detail[:, :, 4 - 2 * k : 20 - 2 * k]
+        np.testing.assert_allclose(frame_k, np.clip(plain + moved, 0, 1), atol=1e-5)
+
+
 # --- configuration ------------------------------------------------------------------
 
 
