@@ -28,7 +28,7 @@ def get_config(variant: str = ""):
             warped=0.0,
             decoded=5.0,
             residual=0.0,
-            collision=0.5,
+            collision=1.0,
             state=0.05,
         ),
         focal=dict(alpha=0.75, gamma=2.0),
