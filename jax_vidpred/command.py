@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import rich.console
 from absl import flags, logging
+from flax.errors import FlaxError
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -39,6 +40,13 @@ def run(name: str, command: Callable[[], int]) -> int:
         return INTERRUPTED
     except (CheckpointError, ValueError, ArithmeticError, OSError) as error:
         say(f"{name}: {' '.join(str(error).split())}")
+        return FAILED
+    except FlaxError as error:
+        reason = str(error).split(" (https")[0].strip()
+        say(
+            f"{name}: the stored parameters do not fit the model ({reason}); another"
+            " version of the package has trained them: train again"
+        )
         return FAILED
 
 

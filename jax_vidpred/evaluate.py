@@ -124,9 +124,10 @@ def run(
 
 def _settings(config, system, asked) -> Settings:
     evaluation, data = config["eval"], config["data"]
+    num_context = system.num_context if system else 0
     defaults = {
-        "num_context": system.num_context if system else 0,
-        "num_future": system.num_future if system else evaluation["clip_frames"],
+        "num_context": num_context,
+        "num_future": evaluation["clip_frames"] - num_context,
         "stride": data["clip_stride"] if system else data["frame_stride"],
         "clips": "spread",
         "clips_per_video": evaluation["clips_per_video"],
@@ -174,7 +175,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--split", default="validation", choices=list(SPLIT_STARTS))
     add("--data", help="another folder of CLEVRER files to score on")
     add("--num_context", type=int, help="frames given (as in training)")
-    add("--num_future", type=int, help="frames to predict (as in training)")
+    add("--num_future", type=int, help="frames to predict (as evaluated in training)")
     add("--stride", type=int, help="raw frames from one to the next (as in training)")
     add("--clips", choices=CLIPS, help="without_entries: where no object enters late")
     add("--clips_per_video", type=int, help="spread over each video (as in training)")

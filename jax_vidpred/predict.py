@@ -50,7 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--workdir", required=True, help="of a training run")
     add("--videos", required=True, nargs="+", help="files, or folders at any depth")
     add("--num_context", type=int, help="frames given (as in training)")
-    add("--num_future", type=int, help="frames to predict (as in training)")
+    add("--num_future", type=int, help="frames to predict (as evaluated in training)")
     add("--stride", type=int, help="file frames from one to the next (as in training)")
     add("--start", type=int, default=0, help="file frame that comes first (0)")
     add("--ttt_steps", type=int, default=0, help="of test-time training (0 = none)")

@@ -35,7 +35,7 @@ class VideoPredictor:
       label: name of the system for readers.
       frame_size: (height, width) that the system was trained with.
       frame_stride: frames of a video from one frame that it sees to the next.
-      num_context, num_future: as in training; others are possible.
+      num_context, num_future: as while training evaluated it; others are possible.
     """
 
     def __init__(self, stage: Stage, config: Mapping[str, Any]):
@@ -57,7 +57,7 @@ class VideoPredictor:
         self.frame_size = (data["height"], data["width"])
         self.frame_stride = data["clip_stride"]
         self.num_context = stage.system.num_context
-        self.num_future = stage.system.num_future
+        self.num_future = config["eval"]["clip_frames"] - self.num_context
         # Compiled once for each shape of the context and each choice of the rest.
         self._compiled = jax.jit(
             functools.partial(predict, stage.system),

@@ -186,6 +186,22 @@ def test_a_checkpoint_that_is_not_whole(smoke_workdir, clips, tmp_path, capsys):
     assert "no checkpoint" in lines[0]
 
 
+def test_a_checkpoint_of_another_model(smoke_workdir, clips, tmp_path, capsys):
+    workdir = tmp_path / "joint"
+    workdir.mkdir()
+    (workdir / "checkpoints").symlink_to(smoke_workdir / "checkpoints")
+    record = json.loads((smoke_workdir / "experiment.json").read_text())
+    for key in record["requires"]:
+        record["requires"][key] = str(smoke_workdir / "requires" / key)
+    record["config"]["model"]["head_features"] += 1
+    (workdir / "experiment.json").write_text(json.dumps(record))
+    video = clips / "good.mp4"
+    line = ("--workdir", workdir, "--videos", video, "--out", tmp_path / "out")
+    code, lines = run(capsys, *line)
+    assert code == 2 and len(lines) == 1
+    assert "do not fit the model" in lines[0]
+
+
 def test_every_video_has_a_name_of_its_own(tmp_path):
     out = tmp_path / "clips" / "out"
     usable = ["a/x.mp4", "b/x.mp4", "b/y.MP4", "b/y.webm"]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 _MAX_THRESHOLDS = 500  # that a sweep tries
-Times = Float[np.ndarray, "n"] | Int[np.ndarray, "n"]
+Times = Float[np.ndarray, "_"] | Int[np.ndarray, "_"]
 
 
 class Clip(NamedTuple):
@@ -25,7 +25,7 @@ class Clip(NamedTuple):
     """
 
     peaks: Times
-    scores: Float[np.ndarray, "n"]
+    scores: Float[np.ndarray, "_"]
     truth: Times
 
 
@@ -52,7 +52,7 @@ class Counts(NamedTuple):
 
 
 def find_peaks(
-    probability: Float[np.ndarray, "k"], radius: float
+    probability: Float[np.ndarray, "k"], radius: int | float
 ) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
     """Peaks, the highest first suppressing all others within `radius` (NMS).
 
@@ -88,7 +88,7 @@ def clip_events(
     probability: Float[np.ndarray, "k"],
     counts: Float[np.ndarray, "k"],
     stride: int,
-    radius: float,
+    radius: int | float,
 ) -> Clip:
     """A clip as events; times in raw frames from its first frame.
 
@@ -107,7 +107,7 @@ def clip_events(
     return Clip(steps * stride + middle, scores, truth * stride + middle)
 
 
-def count_matches(predicted: Times, truth: Times, tolerance: float) -> int:
+def count_matches(predicted: Times, truth: Times, tolerance: int | float) -> int:
     """Size of the largest one-to-one matching with |difference| <= tolerance.
 
     With one tolerance for all, matching in order of time is the largest there is.
@@ -125,7 +125,7 @@ def count_matches(predicted: Times, truth: Times, tolerance: float) -> int:
 
 
 def count_events(
-    clips: Sequence[Clip], *, threshold: float, tolerance: float
+    clips: Sequence[Clip], *, threshold: float, tolerance: int | float
 ) -> Counts:
     """Counts of all clips together; peaks from `threshold` on are predictions."""
     matched = predicted = true = 0
@@ -137,7 +137,7 @@ def count_events(
     return Counts(matched, predicted, true)
 
 
-def best_threshold(clips: Sequence[Clip], *, tolerance: float) -> float:
+def best_threshold(clips: Sequence[Clip], *, tolerance: int | float) -> float:
     """The threshold with the highest F1, NaN where there is no peak or no event.
 
     Choose it on other clips than those that are scored with it.
@@ -151,7 +151,7 @@ def best_threshold(clips: Sequence[Clip], *, tolerance: float) -> float:
     return float(thresholds[int(np.argmax(scores))])
 
 
-def average_precision(clips: Sequence[Clip], *, tolerance: float) -> float:
+def average_precision(clips: Sequence[Clip], *, tolerance: int | float) -> float:
     """Mean precision over recall, sum of (R_n - R_n-1) P_n as the threshold falls.
 
     Needs no threshold. NaN where there is no event.
@@ -170,8 +170,8 @@ def part_scores(
     clips: Sequence[Clip],
     chosen_on: Sequence[Clip],
     *,
-    begins: Mapping[str, float],
-    tolerance: float,
+    begins: Mapping[str, int | float],
+    tolerance: int | float,
 ) -> dict[str, dict[str, float]]:
     """F1, precision, recall and average precision of parts of clips.
 
@@ -201,7 +201,7 @@ def part_scores(
     return result
 
 
-def _after(clip: Clip, begin: float) -> Clip:
+def _after(clip: Clip, begin: int | float) -> Clip:
     peaks, scores, truth = (np.asarray(values) for values in clip)
     return Clip(peaks[peaks >= begin], scores[peaks >= begin], truth[truth >= begin])
 

@@ -66,6 +66,7 @@ def test_a_threshold_removes_the_low_peaks_and_no_others():
     ],
 )
 def test_matches(predicted, truth, tolerance, matched):
+    predicted, truth = np.array(predicted), np.array(truth)
     assert count_matches(predicted, truth, tolerance) == matched
 
 
@@ -102,7 +103,9 @@ def test_counts_and_the_best_threshold():
     assert count_events(CLIPS, threshold=0.0, tolerance=5) == (2, 4, 3)
     # F1 is 2/4, 2/5, 4/6, 4/7.
     assert best_threshold(CLIPS, tolerance=5) == 0.5
-    assert math.isnan(best_threshold([CLIPS[0]._replace(truth=[])], tolerance=5))
+    assert math.isnan(
+        best_threshold([CLIPS[0]._replace(truth=np.array([]))], tolerance=5)
+    )
     assert math.isnan(best_threshold([], tolerance=5))
 
 
