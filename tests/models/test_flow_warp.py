@@ -125,7 +125,10 @@ def test_scan_equals_a_loop_of_steps(trained, latents):
     zeros = jnp.zeros((B, H, W, OPTIONS["features"]))
     carry = ((zeros, zeros), latents[:, 0], latents[:, 0])
     for k in range(K):
+        fed = latents[:, k] if k < CONTEXT else carry[2]
         carry, output = step(carry, (latents[:, k], PREDICTING[:, k]))
+        # The next step sees the change since this one.
+        np.testing.assert_array_equal(carry[1], fed)
         at_k = jax.tree.map(lambda a, k=k: a[:, k], rollout)
         assert_trees_close(output, at_k, atol=1e-5)
 

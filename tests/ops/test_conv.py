@@ -128,10 +128,14 @@ def test_same_gradients_under_scan_and_vmap(where):
     assert_same(actual, expected)
 
 
-@pytest.mark.parametrize("kernel, stride, size", [(3, 1, 7), (5, 1, 4), (4, 2, 8)])
-def test_default_padding_divides_the_size_by_the_stride(kernel, stride, size):
-    y = conv2d(normal(0, 1, size, size, 2), normal(1, kernel, kernel, 2, 3), stride)
+@pytest.mark.parametrize(
+    "kernel, stride, size", [(3, 1, 7), (5, 1, 4), (4, 2, 8), (5, 2, 6), (1, 2, 4)]
+)
+def test_default_padding_is_that_of_same_sizes(kernel, stride, size):
+    x, k = normal(0, 1, size, size, 2), normal(1, kernel, kernel, 2, 3)
+    y = conv2d(x, k, stride)
     assert y.shape == (1, size // stride, size // stride, 3)
+    np.testing.assert_allclose(y, plain(x, k, stride, "SAME"), atol=1e-5)
 
 
 def test_mark_of_a_loop_ends_with_its_block():

@@ -167,8 +167,9 @@ def test_splat_conserves_mass_inside_and_loses_it_outside():
     total, weight = splat(values, inward)
     np.testing.assert_allclose(total.sum((1, 2)), values.sum((1, 2)), rtol=1e-4)
     np.testing.assert_allclose(weight.sum((1, 2)), H * W, rtol=1e-5)
-    total, weight = splat(values, constant(W, 0))
-    assert not np.any(total) and not np.any(weight)
+    for x, y in ((W, 0), (-W, 0), (0, H), (0, -H)):
+        total, weight = splat(values, constant(x, y))
+        assert not np.any(total) and not np.any(weight)
 
 
 def test_splat_hand_value():
