@@ -182,7 +182,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--max_videos", type=int, help="spread over the split (all)")
     add("--ttt_steps", type=int, default=0, help="of test-time training (0 = none)")
     add("--ttt_mode", default="offline", choices=["offline", "online"])
-    add("--ttt_learning_rate", type=float, default=1e-3)
+    add("--ttt_learning_rate", type=float, default=1e-4)
     add("--out", help="JSON file (WORKDIR/evaluation.json)")
     return parser.parse_args(arguments)
 

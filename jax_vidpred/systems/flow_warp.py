@@ -315,15 +315,13 @@ class FlowWarpSystem(Predictor):
 
         One time step at a time: memory does not grow with the number of frames.
         """
-        h, w = last_frame.shape[1:3]
 
         def decode(latent):
             return self.vae.decode(params["vae"], latent)
 
         def step(detail, inputs):
             latent, flow_field, visible = inputs
-            seen = jax.image.resize(visible, (*visible.shape[:1], h, w, 1), "bilinear")
-            detail = seen * warp(detail, resize_flow(flow_field, h, w))
+            detail = _carry(detail, flow_field, visible)
             return detail, jnp.clip(decode(latent) + detail, 0, 1)
 
         detail = (last_frame - decode(last_latent)) * self.carry_detail
@@ -356,3 +354,10 @@ class FlowWarpSystem(Predictor):
         warped = self.looped_net.apply(net, data["latent"], flow_field, method="warp")
         frames = self.vae.decode(params["vae"], warped)
         return rec.l1(frames, data["frame"])
+
+
+def _carry(detail, flow_field, visible):
+    """Pixels [b, h, w, 3] moved along flow and faded by visibility of the grid."""
+    h, w = detail.shape[1:3]
+    seen = jax.image.resize(visible, (visible.shape[0], h, w, 1), "bilinear")
+    return seen * warp(detail, resize_flow(flow_field, h, w))

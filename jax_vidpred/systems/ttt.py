@@ -42,7 +42,8 @@ class Adaptation(flax.struct.PyTreeNode):
 
     Attributes:
       params: the whole tree; leaves of the adapted subtree have a leading axis [b].
-      held_out_before: loss on the held-out pairs with the original parameters.
+      held_out_before: mean squared error of the held-out frames, as predicted with the
+        original parameters.
       held_out_after: the same with the returned ones; never larger.
       kept: whether the adapted parameters were kept.
     """
@@ -59,16 +60,19 @@ def adapt(
     context: Float[Array, "b t h w 3"],
     *,
     num_steps: int,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 1e-4,
     mode: str = "offline",
     window: int = 8,
     held_out: int = 2,
+    min_gain: float = 0.02,
 ) -> Adaptation:
     """Adapts a copy of the system's subtree to each video.
 
-    The last `held_out` pairs of the context are never trained on. They judge: of all
-    steps of the inner loop (the start included) the one with the lowest held-out loss
-    is returned, so adapting cannot make it worse there.
+    The last `held_out` frames of the context are never trained on. They judge: the
+    system predicts them with the old and the new parameters, and the new ones are kept
+    only where they predict better. So adapting cannot make it worse there. (The inner
+    loss cannot judge: flow that merely makes up for the blur of warping lowers it, and
+    spoils the prediction.)
 
     Args:
       system: the predictor.
@@ -79,69 +83,64 @@ def adapt(
       learning_rate: of the inner loop.
       mode: "offline" or "online".
       window: pairs seen by an online step.
-      held_out: pairs at the end of the context that judge.
+      held_out: frames at the end of the context that judge.
+      min_gain: share of the error by which the new parameters must be better; on a few
+        frames a smaller gain is chance.
 
     Raises:
-      ValueError: unknown mode, or a context too short to hold pairs out.
+      ValueError: unknown mode, or a context too short to hold frames out.
     """
-    pairs = context.shape[1] - 1
-    if pairs <= held_out:
+    if context.shape[1] < held_out + 2:
         raise ValueError(
-            f"test-time training holds {held_out} pairs of frames out of a context of"
-            f" {context.shape[1]} frames; give at least {held_out + 2} context frames"
+            f"test-time training holds {held_out} frames out of a context of"
+            f" {context.shape[1]}; give at least {held_out + 2} context frames"
         )
+    past, judged = jnp.split(context, [context.shape[1] - held_out], 1)
+    pairs = past.shape[1] - 1
     if mode == "offline":
-        masks = jnp.ones((num_steps, pairs))
+        weights = jnp.ones((num_steps, pairs))
     elif mode == "online":
-        newest = jnp.repeat(jnp.arange(pairs - held_out), num_steps)[:, None]
+        newest = jnp.repeat(jnp.arange(pairs), num_steps)[:, None]
         age = newest - jnp.arange(pairs)[None]
-        masks = ((age >= 0) & (age < window)) * 1.0
+        weights = ((age >= 0) & (age < window)) * 1.0
     else:
         raise ValueError(f"mode {mode!r} is unknown; use offline or online")
-    trained = jnp.arange(pairs) < pairs - held_out
-    masks = masks * trained[None]
     start = _get(params, system.adaptable)
     optimizer = optax.adam(learning_rate)
 
-    def adapt_one(data):
-        def loss(subtree, mask):
-            terms = system.adaptation_loss(
-                _replace(params, system.adaptable, subtree), data
-            )
-            judged = jnp.mean(terms, where=~trained)
-            return jnp.sum(terms * mask) / jnp.sum(mask), judged
+    def adapt_one(inputs):
+        data, past, judged = inputs
 
-        def better(best, subtree, judged):
-            keep = judged < best[1]
-            chosen = jax.tree.map(
-                lambda new, old: jnp.where(keep, new, old), subtree, best[0]
-            )
-            return chosen, jnp.minimum(judged, best[1])
+        def loss(subtree, weight):
+            own = _replace(params, system.adaptable, subtree)
+            return jnp.sum(system.adaptation_loss(own, data) * weight) / weight.sum()
 
-        def step(carry, mask):
-            subtree, opt_state, best = carry
-            (_, judged), gradient = jax.value_and_grad(loss, has_aux=True)(
-                subtree, mask
-            )
-            best = better(best, subtree, judged)
+        def error(subtree):
+            own = _replace(params, system.adaptable, subtree)
+            rng = jax.random.key(0)  # the same for both, should the system draw
+            predicted = system.predict(own, past[None], held_out, rng)
+            return jnp.mean(jnp.square(predicted.video[0] - judged))
+
+        def step(carry, weight):
+            subtree, opt_state = carry
+            gradient = jax.grad(loss)(subtree, weight)
             updates, opt_state = optimizer.update(gradient, opt_state)
-            return (optax.apply_updates(subtree, updates), opt_state, best), judged
+            return (optax.apply_updates(subtree, updates), opt_state), None
 
-        infinite = jnp.array(jnp.inf, context.dtype)
-        carry = (start, optimizer.init(start), (start, infinite))
-        (subtree, _, best), judged = jax.lax.scan(step, carry, masks)
-        last = loss(subtree, trained * 1.0)[1]
-        subtree, after = better(best, subtree, last)
-        before = judged[0] if num_steps else last
-        return subtree, before, after
+        carry = (start, optimizer.init(start))
+        (tuned, _), _ = jax.lax.scan(step, carry, weights)
+        before, after = error(start), error(tuned)
+        kept = after < (1 - min_gain) * before
+        subtree = jax.tree.map(lambda new, old: jnp.where(kept, new, old), tuned, start)
+        return subtree, before, jnp.where(kept, after, before), kept
 
-    data = system.adaptation_data(params, context)
-    subtree, before, after = over_videos(adapt_one, data)
+    data = system.adaptation_data(params, past)
+    subtree, before, after, kept = over_videos(adapt_one, (data, past, judged))
     return Adaptation(
         params=_replace(params, system.adaptable, subtree),
         held_out_before=before,
         held_out_after=after,
-        kept=after < before,
+        kept=kept,
     )
 
 
