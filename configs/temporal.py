@@ -49,6 +49,6 @@ def get_config(variant: str = ""):
         config.data.clip_frames = 18
         config.model.unroll = 17
         config.system.teacher_forcing.num_steps = 200
-        config.train.num_steps = 450
+        config.train.num_steps = 400
     sections.shrink(config, variant)
     return config
