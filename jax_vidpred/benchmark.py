@@ -28,7 +28,7 @@ import jax
 import numpy as np
 import rich.table
 
-from jax_vidpred import command, predictor, systems
+from jax_vidpred import command, experiment, predictor, systems
 from jax_vidpred.data import builder, pipeline, schema
 from jax_vidpred.data.source import PAIR_KEYS, record_fields
 from jax_vidpred.data.twin.dataset import available_cores, write_dataset
@@ -351,6 +351,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace, arguments: list[str]) -> int:
     config = read_config(options.config)
+    experiment.use_all_cores(config)
     with command.progress() as show:
         rows = run(
             config,

@@ -19,10 +19,10 @@ from jax_vidpred import systems
 from jax_vidpred.data import builder, pipeline
 from jax_vidpred.data.schema import SPLIT_STARTS, VIDEO, DataError
 from jax_vidpred.data.source import VideoSource
-from jax_vidpred.data.twin.dataset import write_dataset
+from jax_vidpred.data.twin.dataset import available_cores, write_dataset
 from jax_vidpred.train import checkpoint
 from jax_vidpred.train.loop import train
-from jax_vidpred.train.mesh import make_mesh
+from jax_vidpred.train.mesh import make_mesh, split_cpu
 from jax_vidpred.train.protocol import Stage
 
 RECORD = "experiment.json"
@@ -32,6 +32,19 @@ _MAY_CHANGE = ("train", "eval", "checkpoint")
 
 class ExperimentError(ValueError):
     """A work directory or config that does not fit; the message says how to go on."""
+
+
+def use_all_cores(config: Mapping[str, Any]) -> None:
+    """On a CPU, deals every batch of the config, and of what it requires, to all cores.
+
+    Call it once, before anything else of JAX; later it does nothing.
+    """
+
+    def batch_sizes(part):
+        own = {part["data"]["batch_size"], part["eval"]["batch_size"]}
+        return own.union(*map(batch_sizes, filter(None, part["requires"].values())))
+
+    split_cpu(available_cores(), *batch_sizes(config))
 
 
 def run(

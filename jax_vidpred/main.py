@@ -34,7 +34,9 @@ def train() -> int:
     requires_dir = pathlib.Path(_REQUIRES_DIR.value or workdir / "requires")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's own choice
         enable_compilation_cache(requires_dir / "compiled")
-    experiment.run(_CONFIG.value.to_dict(), workdir, requires_dir)
+    config = _CONFIG.value.to_dict()
+    experiment.use_all_cores(config)
+    experiment.run(config, workdir, requires_dir)
     print(
         f"Trained: {workdir}. Next: python -m jax_vidpred.evaluate --workdir {workdir},"
         " or jax_vidpred.predict with --videos FILES --out DIR"

@@ -31,7 +31,7 @@ def test_report(tmp_path):
     assert report["cores"] >= 1 and "jax 0." in report["versions"]
     rows = report["measurements"]
     assert list(rows) == [
-        "read 18 frames of 32x32, all keys",
+        "read 22 frames of 32x32, all keys",
         "read 16 frames of 128x128, video only",
         "vae training step",
         "predict 6 -> 12 frames",

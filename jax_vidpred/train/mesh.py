@@ -1,5 +1,7 @@
 """Devices: one named mesh, arrays born on it, batches split over it."""
 
+import math
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +11,34 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA = "data"  # the mesh axis that examples are split over
+
+
+def split_cpu(cores: int, *batch_sizes: int) -> None:
+    """Lets JAX show a CPU as several devices, so that a batch is split over its cores.
+
+    One device spreads single operations over the cores, which leaves half of the time
+    of two cores unused where images are small. There will be as many devices as `cores`
+    allow and every one of `batch_sizes` can be dealt to evenly. Accelerators are left
+    as they are, and so is the user's own choice, JAX_NUM_CPU_DEVICES or XLA_FLAGS.
+
+    Call it before JAX makes its devices; later it does nothing.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    if "host_platform_device_count" in given or "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
+    common = math.gcd(*batch_sizes)
+    devices = max(n for n in range(1, cores + 1) if common % n == 0)
+    try:
+        jax.config.update("jax_num_cpu_devices", devices)
+    except RuntimeError:
+        return
+    # Devices that wait for each other for 40 s, as after a pause of the whole process,
+    # would otherwise end it.
+    hour = "_timeout_seconds=3600"
+    os.environ["XLA_FLAGS"] = (
+        f"{given} --xla_cpu_collective_call_warn_stuck{hour}"
+        f" --xla_cpu_collective_call_terminate{hour}"
+    ).strip()
 
 
 def make_mesh(*, data: int = -1) -> Mesh:

@@ -55,10 +55,9 @@ def jax_step(phase, params):
             {k: params[k] for k in phase.state.params}
         ),
     )
-    with jax.numpy_rank_promotion("allow"):
-        after, scalars = jax.jit(phase.system.train_step)(
-            state, phase.batch, jax.random.key(KEY)
-        )
+    after, scalars = jax.jit(phase.system.train_step)(
+        state, phase.batch, jax.random.key(KEY)
+    )
     return float(scalars["loss"]), after.opt_state.trace
 
 

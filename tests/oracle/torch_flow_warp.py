@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 STATE_SCALE = 3.0
 MOVING = 0.05
+CHANGED = 0.3
 
 
 # --- parameters -------------------------------------------------------------------
@@ -155,8 +156,7 @@ def roll_out(p, latents, use_truth, reach):
 
 def collision_logit(p, x):
     x = F.silu(conv(p["Conv_1"], F.silu(conv(p["Conv_0"], x))))
-    logits = conv(p["Conv_2"], x).flatten(1)
-    return torch.logsumexp(logits, 1) - np.log(logits.shape[1])
+    return conv(p["Conv_2"], x).flatten(1).amax(1)
 
 
 def objects(p, x):
@@ -189,16 +189,20 @@ def over_steps(values, steps):
     return (values * steps).sum(1) / steps.sum(1).clamp(min=1e-6)
 
 
-def flow_error(flow, target, steps):
-    distance = torch.sqrt(((flow - target) ** 2).sum(2) + 1e-6) - 1e-3
-    moving = target.norm(dim=2) > MOVING
+def balanced(distance, chosen, steps):
+    """Mean of [b, k, h, w] over chosen cells and over the others, each one half."""
 
-    def mean(chosen):
-        weight = chosen * steps[:, :, None, None]
+    def mean(cells):
+        weight = cells * steps[:, :, None, None]
         total = weight.sum((1, 2, 3)).clamp(min=1e-6)
         return (distance * weight).sum((1, 2, 3)) / total
 
-    return 0.5 * (mean(moving) + mean(~moving))
+    return 0.5 * (mean(chosen) + mean(~chosen))
+
+
+def flow_error(flow, target, steps):
+    distance = torch.sqrt(((flow - target) ** 2).sum(2) + 1e-6) - 1e-3
+    return balanced(distance, target.norm(dim=2) > MOVING, steps)
 
 
 def visibility_loss(logit, visible):
@@ -242,7 +246,8 @@ def temporal_loss(params, batch, draws, config, *, train_vae=False):
       config: with the sections system, model and losses.
       train_vae: phase 3.
     """
-    losses, weights = config["losses"], config["losses"]["weights"]
+    system, losses = config["system"], config["losses"]
+    weights = losses["weights"]
     memory_format = draws.get("memory_format", torch.contiguous_format)
     b, t = batch["video"].shape[:2]
     frames = images(batch["video"], memory_format)
@@ -265,7 +270,10 @@ def temporal_loss(params, batch, draws, config, *, train_vae=False):
 
     visible = given["visible"].permute(0, 1, 4, 2, 3)
     flow = given["flow"].permute(0, 1, 4, 2, 3)
-    terms = {"latent": masked_l1(stacked["latent"], following, steps)}
+    seen = latents[:, system["num_context"] - 1, None].detach()
+    changed = (following - seen).abs().mean(2) > CHANGED
+    distance = (stacked["latent"] - following).abs().mean(2)
+    terms = {"latent": balanced(distance, changed, steps).mean()}
     terms["flow"] = flow_error(stacked["flow"], flow, steps).mean()
     terms["visible"] = over_steps(
         visibility_loss(stacked["visible_logit"], visible), steps
@@ -304,7 +312,7 @@ def temporal_loss(params, batch, draws, config, *, train_vae=False):
         loss, _ = vae_loss(
             params["vae"]["net"], frames, draws["noise"], draws["vae_weights"]
         )
-        total = total + config["system"]["vae_loss_weight"] * loss
+        total = total + system["vae_loss_weight"] * loss
     return total
 
 

@@ -49,6 +49,30 @@ def test_second_process_finds_compiled_programs(tmp_path):
     assert int(subprocess.check_output(command, text=True)) >= 1
 
 
+def devices_of_split_cpu(cores, *batch_sizes, **environment):
+    script = (
+        "import jax\n"
+        "from jax_vidpred.train import mesh\n"
+        f"mesh.split_cpu{(cores, *batch_sizes)}\n"
+        "print(jax.device_count('cpu'))\n"
+    )
+    others = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return int(
+        subprocess.check_output(
+            [sys.executable, "-c", script], text=True, env=others | environment
+        )
+    )
+
+
+def test_cpu_becomes_as_many_devices_as_batches_can_be_dealt_to():
+    assert devices_of_split_cpu(3, 8, 4) == 2
+    assert devices_of_split_cpu(3, 6, 9) == 3
+    assert devices_of_split_cpu(1, 8) == 1
+    assert devices_of_split_cpu(4, 8, JAX_NUM_CPU_DEVICES="1") == 1
+    flags = "--xla_force_host_platform_device_count=3"
+    assert devices_of_split_cpu(4, 8, XLA_FLAGS=flags) == 3
+
+
 SCRIPT = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
