@@ -35,7 +35,7 @@ def data(variant: str) -> ConfigDict:
     Raises:
       ValueError: an unknown variant.
     """
-    num_train = {"": 400, "quickstart": 200, "smoke": 3, "clevrer": 0}
+    num_train = {"": 800, "quickstart": 200, "smoke": 3, "clevrer": 0}
     if variant not in num_train:
         raise ValueError(f"variant {variant!r} is unknown; use {sorted(num_train)}")
     size = 32 if variant == "smoke" else 64
@@ -63,8 +63,6 @@ def data(variant: str) -> ConfigDict:
 def shrink(config: ConfigDict, variant: str) -> None:
     """A run of a minute: "smoke" shows that all works, "clevrer" fits few files."""
     if variant == "smoke":
-        if "unroll" in config.model:
-            config.model.unroll = 1
         config.train.update(num_steps=4, log_every=2)
         config.optim.warmup_steps = 1
         config.eval.update(every=4, max_videos=2, batch_size=2)

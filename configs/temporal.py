@@ -19,7 +19,7 @@ def get_config(variant: str = ""):
         train_vae=False,
         vae_loss_weight=0.0,
     )
-    config.model = dict(features=48, num_blocks=1, head_features=32, reach=2, unroll=21)
+    config.model = dict(features=48, num_blocks=1, head_features=32, reach=2)
     config.losses = dict(
         weights=dict(
             latent=1.0,
@@ -42,12 +42,11 @@ def get_config(variant: str = ""):
     # 42 frames.
     config.system.num_future = config.system.min_future = 16
     config.data.clip_frames = 22
-    config.system.teacher_forcing.num_steps = 450
-    config.train.num_steps = 1500
+    config.system.teacher_forcing.num_steps = 1000
+    config.train.num_steps = 4000
     if variant == "quickstart":
         config.system.num_future = config.system.min_future = 12
         config.data.clip_frames = 18
-        config.model.unroll = 17
         config.system.teacher_forcing.num_steps = 200
         config.train.num_steps = 400
     sections.shrink(config, variant)

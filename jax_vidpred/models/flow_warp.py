@@ -51,8 +51,6 @@ class FlowWarp(nn.Module):
       state_features: numbers per object state.
       reach: largest flow in latent cells for the gather-free warp; 0 uses the general
         warp, which has no limit.
-      unroll: time steps that are compiled out of the loop. On a CPU the whole length
-        runs a quarter faster (both cores stay busy) and compiles three times longer.
     """
 
     latent_channels: int
@@ -62,7 +60,6 @@ class FlowWarp(nn.Module):
     num_slots: int = 6
     state_features: int = 4
     reach: int = 0
-    unroll: int = 1
 
     def setup(self):
         self.embed = Conv(self.features)
@@ -114,7 +111,6 @@ class FlowWarp(nn.Module):
             split_rngs={"params": False},
             in_axes=1,
             out_axes=1,
-            unroll=min(self.unroll, k),
         )
         with inside_loop():
             _, rollout = scan(self, carry, (latents, use_truth))

@@ -88,8 +88,6 @@ class FlowWarpSystem(Predictor):
             self.initial = {"vae": stages["vae"].params}
         self.frozen = {} if train_vae else {"vae": self.initial["vae"]}
         self.net = FlowWarp(latent_channels=self.vae.vae.latent_channels, **model)
-        # Prediction compiles for every new length: there the short program is better.
-        self.looped_net = self.net.clone(unroll=1)
         self.losses = Objective(**losses, num_context=num_context)
         self.optimizer = make_optimizer(**optim)
         self.num_context, self.num_future = num_context, num_future
@@ -281,9 +279,7 @@ class FlowWarpSystem(Predictor):
         inputs = jnp.concatenate([latents, future], 1)
         use_truth = jnp.broadcast_to(jnp.arange(inputs.shape[1]) < t, inputs.shape[:2])
         net = {"params": params["temporal"]}
-        rollout, collision_logit, objects = self.looped_net.apply(
-            net, inputs, use_truth
-        )
+        rollout, collision_logit, objects = self.net.apply(net, inputs, use_truth)
 
         visible = jax.nn.sigmoid(rollout.visible_logit)
         start = t - 1
@@ -344,14 +340,14 @@ class FlowWarpSystem(Predictor):
         inputs = latents[:, :-1]
         use_truth = jnp.ones(inputs.shape[:2], bool)
         net = {"params": params["temporal"]}
-        rollout = self.looped_net.apply(net, inputs, use_truth, method="rollout")
+        rollout = self.net.apply(net, inputs, use_truth, method="rollout")
         return {"latent": inputs, "hidden": rollout.hidden, "frame": context[:, 1:]}
 
     def adaptation_loss(self, params: Any, data: dict[str, Array]) -> Float[Array, "k"]:
         """L1 between the decoded warp of frame t and frame t + 1, for one video."""
         net = {"params": params["temporal"]}
-        flow_field = self.looped_net.apply(net, data["hidden"], method="flow")
-        warped = self.looped_net.apply(net, data["latent"], flow_field, method="warp")
+        flow_field = self.net.apply(net, data["hidden"], method="flow")
+        warped = self.net.apply(net, data["latent"], flow_field, method="warp")
         frames = self.vae.decode(params["vae"], warped)
         return rec.l1(frames, data["frame"])
 

@@ -150,13 +150,6 @@ def test_reach_is_a_matter_of_speed(trained, latents):
     assert_trees_close(general, near, atol=1e-4)
 
 
-def test_unrolling_is_a_matter_of_speed(trained, latents):
-    looped, _, _ = run(trained, latents, PREDICTING)
-    net = FlowWarp(**OPTIONS, reach=2, unroll=3)  # does not divide the 5 steps
-    unrolled = jax.jit(lambda v, z, u: net.apply(v, z, u, method="rollout"))
-    assert_trees_close(unrolled(trained, latents, PREDICTING), looped, atol=1e-5)
-
-
 def test_shapes_of_the_heads(trained, latents):
     rollout, collision, objects = run(trained, latents, ALL)
     assert collision.shape == (B, K)
