@@ -14,6 +14,6 @@ python=.venv/bin/python
 "$python" -m jax_vidpred.evaluate --workdir "$workdir" --ttt_steps 10
 "$python" -m jax_vidpred.predict --workdir "$workdir" \
   --videos "$workdir/requires/twin/video_test" \
-  --num_context 6 --num_future 12 --ttt_steps 10 --out "$workdir/predictions"
+  --num_context 6 --num_future 12 --start 24 --ttt_steps 10 --out "$workdir/predictions"
 echo "Done in $(((SECONDS - began) / 60)) min $(((SECONDS - began) % 60)) s." \
   "Open $workdir/predictions/index.html"
