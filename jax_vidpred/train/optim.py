@@ -50,6 +50,7 @@ def make_optimizer(
     warmup_steps: int = 0,
     schedule: str = "cosine",
     weight_decay: float = 0.0,
+    b2: float = 0.999,
     clip_norm: float = 1.0,
     scales: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformation:
@@ -62,6 +63,9 @@ def make_optimizer(
       schedule: "cosine" or "constant".
       weight_decay: decoupled, on arrays of two and more axes only: biases and the
         scales of norms are left alone.
+      b2: decay of Adam's mean of squares. With b2 <= 1 - (1 - b1)^2 = 0.99 nothing
+        moves further than the learning rate in a step (Kingma and Ba 2015, section
+        2.1): one odd batch cannot throw a network off.
       clip_norm: bound of the gradient's global norm, before Adam.
       scales: factor on the learning rate by top-level name of the parameters. Factor
         0 freezes a subtree; its gradient does not count in the norm that is clipped.
@@ -78,7 +82,7 @@ def make_optimizer(
     scales = dict(scales or {})
     stages = [
         optax.clip_by_global_norm(clip_norm),
-        optax.scale_by_adam(),
+        optax.scale_by_adam(b2=b2),
         optax.add_decayed_weights(weight_decay, mask=_has_axes),
         _scale_by_rate(rate),
     ]

@@ -41,6 +41,23 @@ def test_first_adam_update_has_the_size_of_the_learning_rate():
     np.testing.assert_allclose(optim.find_learning_rate(state), 0.1, rtol=1e-6)
 
 
+def test_a_shock_after_calm_moves_no_parameter_further_than_the_learning_rate():
+    def moved(b2):
+        optimizer = optim.make_optimizer(
+            learning_rate=0.1, num_steps=400, schedule="constant", b2=b2, clip_norm=1e9
+        )
+        params = {"w": jnp.ones(1)}
+        state = optimizer.init(params)
+        update = jax.jit(optimizer.update)
+        for _ in range(300):
+            _, state = update({"w": jnp.full(1, 1e-6)}, state, params)
+        updates, _ = update({"w": jnp.full(1, 1e3)}, state, params)
+        return float(jnp.abs(updates["w"][0]))
+
+    assert moved(0.99) <= 0.1
+    assert moved(0.999) > 0.15
+
+
 def test_scales_by_subtree_and_zero_freezes():
     params = {name: {"kernel": jnp.ones((2, 2))} for name in ("vae", "flow", "fixed")}
     gradients = jax.tree.map(lambda p: 1e-2 * p, params)
