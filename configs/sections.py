@@ -12,7 +12,12 @@ def base() -> ConfigDict:
             "model": {},
             "requires": {},
             "losses": {},
-            "optim": {"learning_rate": 1e-3, "warmup_steps": 50, "clip_norm": 1.0},
+            "optim": {
+                "learning_rate": 1e-3,
+                "warmup_steps": 50,
+                "clip_norm": 1.0,
+                "b2": 0.99,  # with 0.999 a VAE fell apart at step 1524 of 3000
+            },
             "ema": {"decay": 0.995},
             "data": {},
             "train": {"num_steps": 1000, "log_every": 50},

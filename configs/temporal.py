@@ -42,8 +42,8 @@ def get_config(variant: str = ""):
     # 42 frames.
     config.system.num_future = config.system.min_future = 16
     config.data.clip_frames = 22
-    config.system.teacher_forcing.num_steps = 1000
-    config.train.num_steps = 4000
+    config.system.teacher_forcing.num_steps = 800
+    config.train.num_steps = 3000
     if variant == "quickstart":
         config.system.num_future = config.system.min_future = 12
         config.data.clip_frames = 18

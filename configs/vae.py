@@ -17,7 +17,6 @@ def get_config(variant: str = ""):
         l1=1.0, kl=1e-5, perceptual=0.0, annealing=dict(kind="none", num_steps=1)
     )
     config.optim.learning_rate = 2e-3
-    config.optim.b2 = 0.99  # with 0.999 a run fell apart at step 1524 of 3000
     config.ema.decay = 0.995
     config.data = sections.data(variant)
     # Single frames: far apart in a clip, so that a batch shows many scenes.
