@@ -278,7 +278,9 @@ def test_test_time_training_by_number_and_by_name(predictor, smoke_workdir):
     named = predictor.predict(context, 12, ttt={"num_steps": 2, "mode": "offline"})
     np.testing.assert_array_equal(adapted.video, named.video)
     assert adapted.aux["ttt_loss_after"] <= adapted.aux["ttt_loss_before"]
-    assert adapted.aux["ttt_kept"] == (np.abs(adapted.video - plain.video).max() > 0)
+    # Another program, so another rounding, where nothing was kept.
+    changed = np.abs(adapted.video - plain.video).max() > 1e-5
+    assert adapted.aux["ttt_kept"] == changed
     assert "ttt_kept" not in plain.aux
     np.testing.assert_array_equal(
         predictor.predict(context, 12, ttt=0).video, plain.video
