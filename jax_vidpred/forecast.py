@@ -160,16 +160,16 @@ class Forecast:
                 " predicted frames."
             )
         if "ttt_kept" in self.aux:
-            before, after = (
-                float(self.aux[f"ttt_loss_{when}"]) for when in ("before", "after")
-            )
             note = "Test-time training found nothing better than the model as it was"
             if self.aux["ttt_kept"]:
-                note = "Test-time training brought the error of the warp on held-out"
-                note += f" context frames from {before:.4f} to {after:.4f}"
-            means = [np.mean(row["psnr"]) for row in self.scores.values()]
-            if means:
-                note += f"; the prediction changed by {means[0] - means[1]:+.2f} dB"
+                note = "Test-time training brought the error on held-out context"
+                before = float(self.aux["ttt_loss_before"])
+                note += f" frames from {before:.2g}"
+                note += f" to {float(self.aux['ttt_loss_after']):.2g}"
+                means = [np.mean(row["psnr"]) for row in self.scores.values()]
+                if means:
+                    gain = means[0] - means[1]
+                    note += f"; the prediction changed by {gain:+.2f} dB"
             notes.append(note + ".")
         return " ".join(notes)
 
