@@ -226,8 +226,10 @@ class Judge:
         if settings.ttt:
             name = f"{predictor.label} + TTT"
             gain = scores[name]["psnr"] - scores[predictor.label]["psnr"]
-            scores[name]["ttt_gain"] = gain.mean(1)
-            scores[name]["ttt_kept"] = predictions[name].aux["ttt_kept"]
+            kept = predictions[name].aux["ttt_kept"]
+            # Where nothing was kept, the difference is only another rounding.
+            scores[name]["ttt_gain"] = np.where(kept, gain.mean(1), 0.0)
+            scores[name]["ttt_kept"] = kept
         return scores
 
 
