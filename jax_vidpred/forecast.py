@@ -162,10 +162,11 @@ class Forecast:
         if "ttt_kept" in self.aux:
             note = "Test-time training found nothing better than the model as it was"
             if self.aux["ttt_kept"]:
-                note = "Test-time training brought the error on held-out context"
-                before = float(self.aux["ttt_loss_before"])
-                note += f" frames from {before:.2g}"
-                note += f" to {float(self.aux['ttt_loss_after']):.2g}"
+                before, after = (
+                    float(self.aux[f"ttt_loss_{when}"]) for when in ("before", "after")
+                )
+                note = "Test-time training brought the error on held-out context frames"
+                note += f" from {before:.2g} to {after:.2g}"
                 means = [np.mean(row["psnr"]) for row in self.scores.values()]
                 if means:
                     gain = means[0] - means[1]

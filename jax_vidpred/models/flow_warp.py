@@ -102,7 +102,7 @@ class FlowWarp(nn.Module):
         use_truth: Bool[Array, "b k"],
     ) -> Rollout:
         """As `__call__`, without the heads that prediction does not need."""
-        b, k, h, w, _ = latents.shape
+        b, _, h, w, _ = latents.shape
         first = latents[:, 0]
         carry = (self.cell.initial(b, h, w), first, first)
         scan = nn.scan(

@@ -61,7 +61,7 @@ def jax_step(phase, params):
     return float(scalars["loss"]), after.opt_state.trace
 
 
-def compare(loss, params, names, expected):
+def assert_same(loss, params, names, expected):
     """The same loss to 1e-4 and, leaf by leaf, gradient to 1e-3: it is float32."""
     for name in names:
         for leaf in twin.leaves(params[name]):
@@ -99,7 +99,7 @@ def test_vae(phases, config):
     def loss(tensors):
         return twin.vae_loss(tensors["net"], twin.images(video), eps, weights)[0]
 
-    compare(loss, twin.to_torch(params), ["net"], jax_step(phase, params))
+    assert_same(loss, twin.to_torch(params), ["net"], jax_step(phase, params))
 
 
 @pytest.mark.slow
@@ -130,4 +130,4 @@ def test_temporal(phases, name):
         )
 
     names = ["temporal", "vae"] if name == "joint" else ["temporal"]
-    compare(loss, twin.to_torch(params), names, jax_step(phase, params))
+    assert_same(loss, twin.to_torch(params), names, jax_step(phase, params))
