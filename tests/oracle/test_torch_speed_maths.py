@@ -16,6 +16,14 @@ from jax_vidpred.train import rngs  # noqa: E402
 KEY = 7
 
 
+@pytest.fixture(autouse=True, scope="module")
+def double():
+    """In float32 PyTorch's own gradient is 1e-4 off; that of JAX is 1e-6 off."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="module")
 def config():
     config = read_config("configs/joint.py:smoke")
@@ -61,8 +69,8 @@ def jax_step(phase, params):
     return float(scalars["loss"]), after.opt_state.trace
 
 
-def assert_same(loss, params, names, expected):
-    """The same loss to 1e-4 and, leaf by leaf, gradient to 1e-3: it is float32."""
+def assert_same(loss, params, names, expected, rel=1e-4):
+    """The same loss to 1e-4 and gradient to `rel`, every leaf by itself."""
     for name in names:
         for leaf in twin.leaves(params[name]):
             leaf.requires_grad_()
@@ -74,13 +82,13 @@ def assert_same(loss, params, names, expected):
         pairs = zip(twin.leaves(params[name]), twin.leaves(wanted), strict=True)
         for leaf, gradient in pairs:
             given = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-            assert torch.norm(given - gradient) <= 1e-3 * torch.norm(gradient) + 1e-7
+            assert torch.norm(given - gradient) <= rel * torch.norm(gradient) + 1e-7
 
 
 def noise(rng, frames, latent_channels, stride):
     n, h, w, _ = frames
     shape = (n, h // stride, w // stride, latent_channels)
-    return torch.from_numpy(np.array(jax.random.normal(rng, shape))).permute(0, 3, 1, 2)
+    return twin.tensor(jax.random.normal(rng, shape)).permute(0, 3, 1, 2)
 
 
 def test_vae(phases, config):
@@ -130,4 +138,6 @@ def test_temporal(phases, name):
         )
 
     names = ["temporal", "vae"] if name == "joint" else ["temporal"]
-    assert_same(loss, twin.to_torch(params), names, jax_step(phase, params))
+    # Phase 3 in float32 is 2e-4 off.
+    rel = 1e-3 if name == "joint" else 1e-4
+    assert_same(loss, twin.to_torch(params), names, jax_step(phase, params), rel)

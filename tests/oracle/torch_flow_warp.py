@@ -19,11 +19,17 @@ CHANGED = 0.3
 # --- parameters -------------------------------------------------------------------
 
 
+def tensor(array):
+    """A tensor; numbers that are not whole get torch's default type."""
+    value = torch.from_numpy(np.array(array))
+    return value.to(torch.get_default_dtype()) if value.is_floating_point() else value
+
+
 def to_torch(tree, memory_format=torch.contiguous_format, path=()):
     """Tensors in torch's layout from a Flax tree of parameters (or gradients)."""
     if isinstance(tree, dict):
         return {k: to_torch(v, memory_format, (*path, k)) for k, v in tree.items()}
-    value = torch.from_numpy(np.array(tree))
+    value = tensor(tree)
     # Sub-pixel convolutions: (row, column, channel) -> (channel, row, column).
     enlarges = path[-3:-2] == ("decoder",) and path[-2].startswith("Conv_")
     if enlarges and path[-2] != "Conv_0":
@@ -42,8 +48,10 @@ def leaves(tree):
 
 def images(video, memory_format=torch.contiguous_format):
     """uint8 [b, t, h, w, 3] -> float [b * t, 3, h, w] in [0, 1]."""
-    flat = torch.from_numpy(np.array(video)).flatten(0, 1).permute(0, 3, 1, 2)
-    return (flat.float() / 255).contiguous(memory_format=memory_format)
+    flat = tensor(video).flatten(0, 1).permute(0, 3, 1, 2)
+    return (flat.to(torch.get_default_dtype()) / 255).contiguous(
+        memory_format=memory_format
+    )
 
 
 # --- networks ---------------------------------------------------------------------
@@ -214,7 +222,10 @@ def visibility_loss(logit, visible):
 
 def collision_loss(logit, collision, tolerance, alpha, gamma):
     near = F.max_pool1d(
-        (collision > 0).float()[:, None], 2 * tolerance + 1, 1, tolerance
+        (collision > 0).to(torch.get_default_dtype())[:, None],
+        2 * tolerance + 1,
+        1,
+        tolerance,
     )[:, 0]
     entropy = F.binary_cross_entropy_with_logits(logit, near, reduction="none")
     p = torch.sigmoid(logit)
@@ -228,11 +239,13 @@ def state_loss(logit, state, target, present):
     here = present[:, :, None, :].expand(*present.shape[:2], n, n)
     distance = (state[:, :, :, None] - target[:, :, None]).abs().mean(-1)
     presence = F.binary_cross_entropy_with_logits(
-        logit[..., None].expand_as(here), here.float(), reduction="none"
+        logit[..., None].expand_as(here),
+        here.to(torch.get_default_dtype()),
+        reduction="none",
     )
     cost = torch.where(here, distance, 0.0) + presence
     orders = torch.tensor(list(itertools.permutations(range(n))))
-    chosen = F.one_hot(orders, n).flatten(1).float()
+    chosen = F.one_hot(orders, n).flatten(1).to(torch.get_default_dtype())
     return (cost.flatten(2) @ chosen.T).min(-1).values / n
 
 
@@ -260,7 +273,7 @@ def temporal_loss(params, batch, draws, config, *, train_vae=False):
     stacked = {k: torch.stack(v, 1) for k, v in said.items() if k != "hidden"}
     hidden = torch.stack(said["hidden"], 1).flatten(0, 1)
     given = {
-        k: torch.from_numpy(np.array(batch[k]))
+        k: tensor(batch[k])
         for k in ("flow", "visible", "collision", "state", "present")
     }
 
