@@ -6,6 +6,9 @@ Every number of the JSON file is there per clip and per frame as well, with the 
 clips that it stands for. A collision that the system announces counts as found within
 +-5 raw frames of a true one; from which probability on it is an announcement is chosen
 on clips of the training split, never on the clips that are scored.
+
+What is scored is kept in `evaluation.json.partial` until all is; the same line goes on
+from there.
 """
 
 import argparse
@@ -25,6 +28,7 @@ from jax_vidpred import command, experiment
 from jax_vidpred.data import builder
 from jax_vidpred.data.schema import SPLIT_STARTS, DataError
 from jax_vidpred.data.video_io import write_whole
+from jax_vidpred.journal import Journal, fingerprint
 from jax_vidpred.judge import (
     CLIPS,
     TOLERANCE,
@@ -46,6 +50,7 @@ def run(
     split: str = "validation",
     data: str | os.PathLike | None = None,
     on_progress: Report = lambda *_: None,
+    partial: str | os.PathLike | None = None,
     **asked: Any,
 ) -> dict[str, Any]:
     """Everything that the JSON file holds, except for how it was made.
@@ -55,6 +60,7 @@ def run(
       split: which videos.
       data: another folder of CLEVRER files than the one that was trained on.
       on_progress: called with what is being done, clips done, and clips in all.
+      partial: file that keeps what is scored until all is, to go on from there.
       **asked: of `Settings`; what is None or left out is as in training.
 
     Raises:
@@ -83,15 +89,24 @@ def run(
             f" {', '.join(scored)}: give --split or --data"
         )
     source = scored[split]
+    videos = source.video_ids, source.num_frames, source.annotated
+    made_from = {
+        "settings": dataclasses.asdict(settings),
+        "data": [split, str(data), fingerprint(videos)],
+        "model": fingerprint(dict(stage.params)),
+    }
+    journal = Journal(partial, made_from)
     if not predicts:
         judge = ReconstructionJudge(stage)
-        result = score_source(source, judge, settings, on_progress)
+        result, _ = score_source(source, judge, settings, journal, on_progress)
     else:
         predictor = VideoPredictor(stage, config)
         judge = Judge(predictor, settings)
-        result = score_source(source, judge, settings, on_progress)
-        if any(judge.events.values()):
-            chosen_on = training_events(predictor, own["train"], settings, on_progress)
+        result, events = score_source(source, judge, settings, journal, on_progress)
+        if any(events.values()):
+            chosen_on = training_events(
+                predictor, own["train"], settings, journal, on_progress
+            )
             first = (settings.num_context - 1) * settings.stride
             begins = {"whole_clip": 0, "horizon": first}
             result["collisions"] = {
@@ -100,9 +115,9 @@ def run(
                 "raw_frames_from": begins,
                 "systems": {
                     name: collision.part_scores(
-                        events, chosen_on, begins=begins, tolerance=TOLERANCE
+                        clips, chosen_on, begins=begins, tolerance=TOLERANCE
                     )
-                    for name, events in judge.events.items()
+                    for name, clips in events.items()
                 },
             }
             for name, parts in result["collisions"]["systems"].items():
@@ -202,12 +217,15 @@ def _main(options: argparse.Namespace, arguments: list[str]) -> int:
             "mode": options.ttt_mode,
             "learning_rate": options.ttt_learning_rate,
         }
+    out = pathlib.Path(options.out or pathlib.Path(options.workdir) / "evaluation.json")
+    partial = out.with_name(f"{out.name}.partial")
     with command.progress() as show:
         result = run(
             options.workdir,
             split=options.split,
             data=options.data,
             on_progress=show,
+            partial=partial,
             num_context=options.num_context,
             num_future=options.num_future,
             stride=options.stride,
@@ -217,10 +235,10 @@ def _main(options: argparse.Namespace, arguments: list[str]) -> int:
             ttt=ttt,
         )
     made = command.provenance("jax_vidpred.evaluate", arguments)
-    out = pathlib.Path(options.out or pathlib.Path(options.workdir) / "evaluation.json")
     write_whole(
         out, json.dumps(command.without_nan({**made, **result}), indent=1).encode()
     )
+    partial.unlink(missing_ok=True)
     _print(result, out)
     return 0
 

@@ -6,6 +6,7 @@ split, never on the clips that are scored.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from jax_vidpred.data import pipeline
 from jax_vidpred.data.schema import COLLISION, FLOW, MASK, VIDEO
 from jax_vidpred.data.source import VideoSource
 from jax_vidpred.data.transforms import PADDING, ReadClips
+from jax_vidpred.journal import Journal
 from jax_vidpred.metrics import collision
 from jax_vidpred.predictor import VideoPredictor
 from jax_vidpred.train.protocol import Stage
@@ -31,6 +33,9 @@ TOLERANCE = 5  # raw frames between a true collision and an announced one
 CLIPS = ("spread", "without_entries")  # which clips of a video are scored
 THRESHOLD_VIDEOS = 100  # training videos, at most, that the threshold is chosen on
 Report = Callable[[str, int, int], None]  # what is being done, clips done, clips in all
+Batch = dict[str, np.ndarray]
+Scores = dict[str, dict[str, Any]]  # system -> score -> [b] or [b, t]
+Events = dict[str, list[collision.Clip]]  # system -> its annotated clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,33 +69,56 @@ class Settings:
 
 def score_source(
     source: VideoSource,
-    judge: Callable[[dict[str, np.ndarray]], dict[str, dict[str, Any]]],
+    judge: Callable[[Batch], tuple[Scores, Events]],
     settings: Settings,
+    journal: Journal,
     on_progress: Report = lambda *_: None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Events]:
     """Scores of all clips of a source.
 
     Args:
-      judge: batch -> name of a system -> scores [b] or [b, t].
+      judge: of one batch.
+      journal: knows the batches that are judged already.
 
     Returns:
       `clips` [[video id, first raw frame], ...] and their `clips_sha256`; `systems`:
       name -> `mean` (of every score), `per_frame` (means over clips) and `per_clip`.
+      And the events of all clips.
 
     Raises:
       DataError: a video is shorter than a clip.
     """
     clips = fixed_clips(source, settings)
+    what = f"scoring {source.split}"
     rows: dict[str, dict[str, list]] = {}
-    for done, batch in batches(source, clips, settings):
-        on_progress(f"scoring {source.split}", done, len(clips))
-        for name, scores in judge(batch).items():
+    events: dict[str, list] = {}
+
+    def judged(read):
+        batch = read()
+        scores, events = judge(batch)
+        real = {
+            name: {
+                key: np.asarray(values, np.float64)[batch[MASK]].tolist()
+                for key, values in columns.items()
+            }
+            for name, columns in scores.items()
+        }
+        return {
+            "scores": real,
+            "events": {name: _as_lists(clips) for name, clips in events.items()},
+        }
+
+    for done, read in batches(source, clips, settings):
+        on_progress(what, done, len(clips))
+        part = journal.result(f"{what} {done}", functools.partial(judged, read))
+        for name, scores in part["scores"].items():
             for key, values in scores.items():
-                column = rows.setdefault(name, {}).setdefault(key, [])
-                column.append(np.asarray(values, np.float64)[batch[MASK]])
-    on_progress(f"scoring {source.split}", len(clips), len(clips))
+                rows.setdefault(name, {}).setdefault(key, []).append(values)
+        for name, lists in part["events"].items():
+            events.setdefault(name, []).extend(_from_lists(lists))
+    on_progress(what, len(clips), len(clips))
     listed = [[int(source.video_ids[index]), start] for index, start in clips]
-    return {
+    summary = {
         "clips": listed,
         "clips_sha256": hashlib.sha256(json.dumps(listed).encode()).hexdigest(),
         "systems": {
@@ -98,6 +126,15 @@ def score_source(
             for name, columns in rows.items()
         },
     }
+    return summary, events
+
+
+def _as_lists(clips: list[collision.Clip]) -> list:
+    return [[np.asarray(field).tolist() for field in clip] for clip in clips]
+
+
+def _from_lists(lists: list) -> list[collision.Clip]:
+    return [collision.Clip(*map(np.array, fields)) for fields in lists]
 
 
 def fixed_clips(source: VideoSource, settings: Settings) -> list[tuple[int, int]]:
@@ -133,21 +170,26 @@ def fixed_clips(source: VideoSource, settings: Settings) -> list[tuple[int, int]
 
 def batches(
     source: VideoSource, clips: list[tuple[int, int]], settings: Settings
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[int, Callable[[], Batch]]]:
     """Batches of one shape, with FLOW and COLLISION zero where they are not known.
 
     Yields:
-      clips done before, and the batch; `known` [b] says whose annotation is there.
+      clips done before, and a function that reads the batch; there `known` [b] says
+      whose annotation is there.
     """
     read = ReadClips(
         source, (VIDEO, FLOW, COLLISION), settings.clip_frames, settings.stride
     )
-    for done in range(0, len(clips), settings.batch_size):
-        rows = clips[done : done + settings.batch_size]
+
+    def batch(rows):
         rows = rows + [PADDING] * (settings.batch_size - len(rows))
         index, start = np.array(rows, np.int64).T
         known = np.where(index >= 0, source.annotated[index], False)
-        yield done, {**read.map((index, start)), "known": known}
+        return {**read.map((index, start)), "known": known}
+
+    for done in range(0, len(clips), settings.batch_size):
+        rows = clips[done : done + settings.batch_size]
+        yield done, functools.partial(batch, rows)
 
 
 def _summary(columns: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -175,18 +217,13 @@ def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 class Judge:
-    """Predicts the clips of a batch and scores them.
-
-    Attributes:
-      events: name of the system -> its annotated clips so far.
-    """
+    """Predicts the clips of a batch and scores them."""
 
     def __init__(self, predictor: VideoPredictor, settings: Settings):
         self.predictor, self.settings = predictor, settings
-        self.events: dict[str, list[collision.Clip]] = {}
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-        """Scores [b] or [b, t] by system."""
+    def __call__(self, batch: Batch) -> tuple[Scores, Events]:
+        """Scores [b] or [b, t] by system, and what is said about collisions."""
         predictor, settings = self.predictor, self.settings
         context = batch[VIDEO][:, : settings.num_context]
         plain = predictor.predict(context, settings.num_future)
@@ -218,11 +255,13 @@ class Judge:
             )
             for name, values in errors.items():
                 scores[name] |= values
-        for name, prediction in predictions.items():
-            if "collision_probability" in prediction.aux:
-                probability = prediction.aux["collision_probability"]
-                events = events_of(batch, probability, settings.stride)
-                self.events.setdefault(name, []).extend(events)
+        events = {
+            name: events_of(
+                batch, prediction.aux["collision_probability"], settings.stride
+            )
+            for name, prediction in predictions.items()
+            if "collision_probability" in prediction.aux
+        }
         if settings.ttt:
             name = f"{predictor.label} + TTT"
             gain = scores[name]["psnr"] - scores[predictor.label]["psnr"]
@@ -230,26 +269,33 @@ class Judge:
             # Where nothing was kept, the difference is only another rounding.
             scores[name]["ttt_gain"] = np.where(kept, gain.mean(1), 0.0)
             scores[name]["ttt_kept"] = kept
-        return scores
+        return scores, events
 
 
 def training_events(
     predictor: VideoPredictor,
     source: VideoSource,
     settings: Settings,
+    journal: Journal,
     on_progress: Report,
 ) -> list[collision.Clip]:
     """Events of clips of the training split, for choosing the threshold."""
+    what = "choosing a threshold"
     settings = dataclasses.replace(settings, max_videos=THRESHOLD_VIDEOS, ttt=None)
     clips, events = fixed_clips(source, settings), []
-    for done, batch in batches(source, clips, settings):
-        on_progress("choosing a threshold", done, len(clips))
+
+    def found(read):
+        batch = read()
         context = batch[VIDEO][:, : settings.num_context]
         aux = predictor.predict(context, settings.num_future).aux
-        if "collision_probability" not in aux:
-            return []
-        events += events_of(batch, aux["collision_probability"], settings.stride)
-    on_progress("choosing a threshold", len(clips), len(clips))
+        probability = aux["collision_probability"]
+        return _as_lists(events_of(batch, probability, settings.stride))
+
+    for done, read in batches(source, clips, settings):
+        on_progress(what, done, len(clips))
+        lists = journal.result(f"{what} {done}", functools.partial(found, read))
+        events += _from_lists(lists)
+    on_progress(what, len(clips), len(clips))
     return events
 
 
@@ -271,7 +317,7 @@ class ReconstructionJudge:
     def __init__(self, stage: Stage):
         self.stage = stage
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    def __call__(self, batch: Batch) -> tuple[Scores, Events]:
         """Scores [b, t] of its reconstructions."""
         stage = self.stage
-        return compare_reconstruction(stage.system, stage.params, batch[VIDEO])
+        return compare_reconstruction(stage.system, stage.params, batch[VIDEO]), {}

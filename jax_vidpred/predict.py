@@ -9,7 +9,6 @@ video that was done with the same settings is not done again.
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -21,13 +20,13 @@ from typing import Any
 # Before JAX starts: its C++ log lines would bury ours.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import jax
 import numpy as np
 
 from jax_vidpred import command, experiment
 from jax_vidpred.data.schema import DataError
 from jax_vidpred.data.video_io import write_whole
 from jax_vidpred.forecast import Forecast, Setting, make_forecast, source_stamp
+from jax_vidpred.journal import fingerprint
 from jax_vidpred.predictor import MIN_CONTEXT, VideoPredictor
 from jax_vidpred.report.page import write_page
 from jax_vidpred.report.plots import gain_plot, loss_curves, read_metrics
@@ -182,14 +181,6 @@ def find_videos(
             name += "_" + path.suffix[1:]
         names[name] = path
     return names, errors
-
-
-def fingerprint(params: Any) -> str:
-    """A short hash of all parameters: it tells one trained model from another."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(jax.device_get(params)):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def mean_scores(scores: Sequence[Mapping[str, Mapping[str, Any]]]) -> Scores:

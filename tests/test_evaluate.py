@@ -127,6 +127,24 @@ def test_collisions_are_counted_on_annotated_clips(result, smoke_workdir):
 
 
 @pytest.mark.slow
+def test_an_interrupted_evaluation_goes_on(result, smoke_workdir, tmp_path):
+    partial = tmp_path / "scores.json.partial"
+    asked = dict(clips_per_video=2, batch_size=1, ttt={"num_steps": 2}, partial=partial)
+
+    def stop(what, done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run(smoke_workdir, on_progress=stop, **asked)
+    begun = partial.read_text()
+    assert len(begun.splitlines()) == 1 + 3
+    again = evaluate.run(smoke_workdir, **asked)
+    assert partial.read_text().startswith(begun)
+    assert json.dumps(again) == json.dumps(result)  # NaN equals NaN as text
+
+
+@pytest.mark.slow
 def test_the_command(smoke_workdir, tmp_path):
     out = tmp_path / "scores.json"
     line = [sys.executable, "-m", "jax_vidpred.evaluate", "--workdir", smoke_workdir]
@@ -145,6 +163,7 @@ def test_the_command(smoke_workdir, tmp_path):
         *("flow-warp", "constant velocity", "copy-last", "VAE ceiling")
     ]
     assert not (smoke_workdir / "evaluation.json").exists()
+    assert list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.slow

@@ -1,0 +1,78 @@
+"""Parts of long work that are done already, so that an interrupted run goes on."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_vidpred.data.schema import DataError
+
+
+class Journal:
+    """A file with the result of each part, one line of JSON for each.
+
+    It counts only for the work that began it: where `made_from` is not the same, all is
+    done anew. The file appears with the first result and is whole after each.
+
+    Args:
+      path: the file; None keeps nothing.
+      made_from: what decides about the results, as JSON can hold it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike | None = None,
+        made_from: Mapping[str, Any] | None = None,
+    ):
+        self._path = None if path is None else pathlib.Path(path)
+        self._head = json.dumps(made_from, sort_keys=True)
+        self._done: dict[str, Any] = {}
+        self._begun = False
+        if self._path is None or not self._path.exists():
+            return
+        head, *lines = self._path.read_text(errors="replace").split("\n")
+        # What follows the last line break was cut off while it was written.
+        if head == self._head and lines:
+            self._done = dict(json.loads(line) for line in lines[:-1])
+
+    def result(self, part: str, compute: Callable[[], Any]) -> Any:
+        """The result of a part, computed unless it is known.
+
+        Raises:
+          DataError: the file cannot be written.
+        """
+        if part not in self._done:
+            self._done[part] = compute()
+            self._write(part)
+        return self._done[part]
+
+    def _write(self, part: str) -> None:
+        if self._path is None:
+            return
+        # The first time all of it, without what was cut off or belongs to other work.
+        parts = [part] if self._begun else self._done
+        lines = [] if self._begun else [self._head]
+        lines += [json.dumps([name, self._done[name]]) for name in parts]
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a" if self._begun else "w") as file:
+                file.write("\n".join(lines) + "\n")
+        except OSError as error:
+            raise DataError(
+                f"{self._path}: cannot be written ({error.strerror});"
+                " free space or choose another folder"
+            ) from error
+        self._begun = True
+
+
+def fingerprint(arrays: Any) -> str:
+    """A short hash of all arrays of a tree: it tells one trained model from another."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(jax.device_get(arrays)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
