@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_vidpred.models.layers.conv import Conv, ResidualBlock
 from jax_vidpred.models.layers.convlstm import ConvLSTMCell
-from jax_vidpred.ops.conv import inside_loop
+from jax_vidpred.ops.activation import silu
 from jax_vidpred.ops.warp import warp, warp_near
 
 
@@ -112,8 +112,7 @@ class FlowWarp(nn.Module):
             in_axes=1,
             out_axes=1,
         )
-        with inside_loop():
-            _, rollout = scan(self, carry, (latents, use_truth))
+        _, rollout = scan(self, carry, (latents, use_truth))
         return rollout
 
     def _step(self, carry, inputs):
@@ -123,7 +122,7 @@ class FlowWarp(nn.Module):
         x = self.embed(jnp.concatenate([latent, latent - previous], -1))
         for block in self.blocks:
             x = block(x)
-        memory, hidden = self.cell(memory, nn.silu(x))
+        memory, hidden = self.cell(memory, silu(x))
         flow = self.flow(hidden)
         warped = self.warp(latent, flow)
         visible_logit = self.visible_head(hidden)
@@ -169,7 +168,7 @@ class _Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        x = nn.silu(Conv(self.features)(x))
+        x = silu(Conv(self.features)(x))
         return Conv(self.out, kernel_init=nn.initializers.zeros, bias=self.bias)(x)
 
 
@@ -184,8 +183,8 @@ class _CollisionHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b"]:
-        x = nn.silu(Conv(self.features)(x))
-        x = nn.silu(Conv(self.features)(x))
+        x = silu(Conv(self.features)(x))
+        x = silu(Conv(self.features)(x))
         # A rare event: before training, a probability of about a tenth.
         return jnp.max(Conv(1, kernel=1, bias=-2.0)(x)[..., 0], axis=(1, 2))
 
@@ -200,7 +199,7 @@ class _StateHead(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Objects:
         b, h, w, _ = x.shape
-        x = nn.silu(Conv(self.features)(x)).reshape(b, h * w, -1)
+        x = silu(Conv(self.features)(x)).reshape(b, h * w, -1)
         attention = nn.softmax(nn.Dense(self.num_slots)(x), axis=1)
         y, x_ = jnp.meshgrid(
             jnp.linspace(-1, 1, h), jnp.linspace(-1, 1, w), indexing="ij"
@@ -209,5 +208,5 @@ class _StateHead(nn.Module):
         seen = jnp.concatenate([x, jnp.broadcast_to(place, (b, h * w, 2))], -1)
         slots = jnp.einsum("bpn,bpd->bnd", attention, seen)
         out = nn.Dense(self.features)(slots)
-        out = nn.Dense(self.state_features + 1)(nn.silu(out))
+        out = nn.Dense(self.state_features + 1)(silu(out))
         return Objects(present_logit=out[..., 0], state=out[..., 1:])

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jax_vidpred.models.layers.conv import Conv, ConvTranspose, ResidualBlock
+from jax_vidpred.ops.activation import silu
 from jax_vidpred.ops.image import depth_to_space
 
 LOGVAR_RANGE = (-12.0, 4.0)
@@ -112,12 +113,12 @@ class _ResidualEncoder(nn.Module):
     @nn.compact
     def __call__(self, x):
         for level, width in enumerate(self.widths):
-            x = nn.silu(x) if level else x
+            x = silu(x) if level else x
             # 4x4 strided kernels overlap evenly: no checkerboard under sub-cell motion.
             x = Conv(width, kernel=4, stride=2)(x)
         for _ in range(self.num_blocks):
             x = ResidualBlock(self.widths[-1])(x)
-        return Conv(self.out)(nn.silu(x))
+        return Conv(self.out)(silu(x))
 
 
 class _ResidualDecoder(nn.Module):
@@ -129,10 +130,10 @@ class _ResidualDecoder(nn.Module):
         x = Conv(self.widths[0])(z)
         for level, width in enumerate(self.widths):
             if level:
-                x = depth_to_space(Conv(4 * width)(nn.silu(x)), 2)
+                x = depth_to_space(Conv(4 * width)(silu(x)), 2)
             for _ in range(self.num_blocks):
                 x = ResidualBlock(width)(x)
-        return depth_to_space(Conv(12)(nn.silu(x)), 2) + 0.5
+        return depth_to_space(Conv(12)(silu(x)), 2) + 0.5
 
 
 class _ReferenceEncoder(nn.Module):

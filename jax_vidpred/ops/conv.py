@@ -1,20 +1,22 @@
 """2-D convolutions whose gradients are fast on every backend.
 
-XLA's CPU backend runs two gradients on a slow generic path: those of every convolution
-inside a while loop (`lax.scan`, about 35 times slower) and the weight gradient of a
-strided transposed convolution (about 100 times). Both come from transposes that are
-folded into the convolution. There the gradients below are written out with the
-transposes materialised by an optimisation barrier; elsewhere the ordinary derivative is
-the fastest. Few channels leave vector registers empty there: those of a strided
-convolution's input (images) are made more by folding columns into channels, and the
-weight gradient of few output channels (heads) is computed with its operands swapped.
+Left to itself, XLA's CPU backend spends most of a training step in gradients of
+convolutions: a weight gradient contracts over the whole batch at once and falls out of
+the cache (a fifth of the forward pass's speed from 64 frames on); inside a while loop
+(`lax.scan`) and for strided transposed convolutions it runs on a generic path that is
+35 to 100 times slower; and the input gradient of a strided convolution multiplies by
+the zeros between its strides. So, on a CPU:
+
+- gradients are written out, their transposes materialised by an optimisation barrier
+  (folded into the convolution, they are what selects the generic path);
+- a weight gradient is summed over a few images at a time;
+- a stride moves into the channels (space to depth) and the gradient has stride 1.
+
 The numbers agree to float32 rounding.
 
 Layout everywhere: activations NHWC, kernels HWIO (height, width, in, out).
 """
 
-import contextlib
-import contextvars
 import functools
 
 import jax
@@ -22,23 +24,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jax_vidpred.ops.image import depth_to_space, space_to_depth
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-Padding = tuple[tuple[int, int], tuple[int, int]]
-_in_loop = contextvars.ContextVar("in_loop", default=False)
+_VALID = ((0, 0), (0, 0))
 _LANES = 16  # float32 numbers of a vector register
-
-
-@contextlib.contextmanager
-def inside_loop():
-    """Marks the tracing of a loop's body, so that convolutions take the form for it.
-
-    Changes the speed on a CPU, never the result.
-    """
-    token = _in_loop.set(True)
-    try:
-        yield
-    finally:
-        _in_loop.reset(token)
+_IMAGES = 8  # that a weight gradient takes at a time
+Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 def conv2d(
@@ -60,11 +52,11 @@ def conv2d(
         padding = tuple(_same(k, stride) for k in kernel.shape[:2])
     if jax.default_backend() != "cpu":
         return _conv(x, kernel, stride, padding)
-    if _in_loop.get() or _is_head(kernel, stride):
-        return _conv_cpu(x, kernel, stride, padding)
-    if _can_fold(x, kernel, stride, padding):
-        return _conv_folded(x, kernel, stride, padding)
-    return _conv(x, kernel, stride, padding)
+    if stride == 1:
+        return _conv_cpu(x, kernel, padding)
+    if any(k % stride for k in kernel.shape[:2]):
+        return _conv(x, kernel, stride, padding)
+    return _conv_strided_cpu(x, kernel, stride, padding)
 
 
 def conv_transpose2d(
@@ -78,9 +70,15 @@ def conv_transpose2d(
     The kernel is stored flipped against torch.nn.ConvTranspose2d:
     `kernel[i, j] == torch_weight[:, :, kh - 1 - i, kw - 1 - j]`.
     """
-    if jax.default_backend() == "cpu":
-        return _conv_transpose_cpu(x, kernel, stride, padding)
-    return _conv_transpose(x, kernel, stride, padding)
+    kh, kw = kernel.shape[:2]
+    if jax.default_backend() != "cpu" or kh % stride or kw % stride:
+        return _conv_transpose(x, kernel, stride, padding)
+    # The adjoint, step by step, of what `conv2d` does with the mirrored kernel.
+    folded = _mirrored(_folded(_mirrored(kernel), stride))
+    y = _conv_cpu(x, folded, tuple((k - 1,) * 2 for k in folded.shape[:2]))
+    y = depth_to_space(y, stride)
+    h, w = y.shape[1:3]
+    return y[:, padding : h - padding, padding : w - padding]
 
 
 def _same(size: int, stride: int) -> tuple[int, int]:
@@ -94,121 +92,99 @@ def _conv(x, kernel, stride, padding):
     )
 
 
-def _is_head(kernel, stride):
-    return stride == 1 and kernel.shape[3] < min(kernel.shape[2], _LANES)
-
-
-def _can_fold(x, kernel, stride, padding):
-    columns = x.shape[2] + sum(padding[1])
-    few = stride > 1 and x.shape[3] * stride < _LANES
-    return few and kernel.shape[1] % stride == 0 and columns % stride == 0
-
-
-def _conv_folded(x, kernel, stride, padding):
-    """`_conv` with `stride` neighbouring columns as one of more channels."""
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    kh, kw, c, d = kernel.shape
-    b, h, w, _ = x.shape
+def _conv_transpose(x, kernel, stride, padding):
     return lax.conv_general_dilated(
-        x.reshape(b, h, w // stride, stride * c),
-        kernel.reshape(kh, kw // stride, stride * c, d),
-        (stride, 1),
-        "VALID",
-        dimension_numbers=_LAYOUT,
-    )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv_cpu(x, kernel, stride, padding):
-    return _conv(x, kernel, stride, padding)
-
-
-def _conv_cpu_forward(x, kernel, stride, padding):
-    return _conv(x, kernel, stride, padding), (x, kernel)
-
-
-def _conv_cpu_backward(stride, padding, saved, dy):
-    x, kernel = saved
-    kh, kw = kernel.shape[:2]
-    h, w = x.shape[1:3]
-    (top, _), (left, _) = padding
-    # What remains below and right once the strided output has been dilated back.
-    ih, iw = (dy.shape[1] - 1) * stride + 1, (dy.shape[2] - 1) * stride + 1
-    flipped = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
-    dx = lax.conv_general_dilated(
-        dy,
-        flipped,
+        x,
+        kernel,
         (1, 1),
-        ((kh - 1 - top, h - ih + top), (kw - 1 - left, w - iw + left)),
+        [(k - 1 - padding,) * 2 for k in kernel.shape[:2]],
         lhs_dilation=(stride, stride),
         dimension_numbers=_LAYOUT,
     )
-    if _is_head(kernel, stride):
-        return dx, _head_kernel_gradient(x, dy, kernel.shape, padding)
-    rows = (top, ih + kh - 1 - h - top, 0)
-    columns = (left, iw + kw - 1 - w - left, 0)
-    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), rows, columns, (0, 0, 0)))
-    # Batch becomes the contracted feature, channels the batch: an ordinary convolution.
-    dkernel = lax.conv_general_dilated(
-        lax.optimization_barrier(padded.transpose(3, 1, 2, 0)),
-        lax.optimization_barrier(dy.transpose(1, 2, 0, 3)),
-        (1, 1),
-        "VALID",
-        rhs_dilation=(stride, stride),
-        dimension_numbers=_LAYOUT,
-    )
-    return dx, dkernel.transpose(1, 2, 0, 3)
 
 
-def _head_kernel_gradient(x, dy, shape, padding):
-    """The same with `x` as kernel and `dy` as image: features are then those of `x`."""
+def _mirrored(kernel):
+    """The kernel of the adjoint: turned by half a turn, in and out exchanged."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+def _folded(kernel, stride):
+    """The kernel that acts on `space_to_depth(x, stride)` with stride 1."""
+    kh, kw, c, d = kernel.shape
+    blocks = kernel.reshape(kh // stride, stride, kw // stride, stride, c, d)
+    return blocks.transpose(0, 2, 1, 3, 4, 5).reshape(kh // stride, kw // stride, -1, d)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_cpu(x, kernel, padding):
+    return _conv(x, kernel, 1, padding)
+
+
+def _conv_cpu_forward(x, kernel, padding):
+    return _conv(x, kernel, 1, padding), (x, kernel)
+
+
+def _conv_cpu_backward(padding, saved, dy):
+    x, kernel = saved
     pads = [
         (k - 1 - before, k - 1 - after)
-        for k, (before, after) in zip(shape[:2], padding, strict=True)
+        for k, (before, after) in zip(kernel.shape[:2], padding, strict=True)
     ]
-    mirrored = lax.conv_general_dilated(
-        lax.optimization_barrier(dy.transpose(3, 1, 2, 0)),
-        lax.optimization_barrier(x.transpose(1, 2, 0, 3)),
-        (1, 1),
-        pads,
-        dimension_numbers=_LAYOUT,
-    )
-    return mirrored[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+    dx = _conv(dy, lax.optimization_barrier(_mirrored(kernel)), 1, pads)
+    if kernel.shape[3] < min(kernel.shape[2], _LANES):
+        # Few channels leave vector registers empty: exchange the operands.
+        swapped = _sum_over_images(dy, x, pads)
+        return dx, swapped[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+    return dx, _sum_over_images(x, dy, padding).transpose(1, 2, 0, 3)
 
 
 _conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
 
 
-def _conv_transpose(x, kernel, stride, padding):
-    kh, kw = kernel.shape[:2]
-    pads = ((kh - 1 - padding,) * 2, (kw - 1 - padding,) * 2)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        pads,
-        lhs_dilation=(stride, stride),
-        dimension_numbers=_LAYOUT,
-    )
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv_transpose_cpu(x, kernel, stride, padding):
-    return _conv_transpose(x, kernel, stride, padding)
+def _conv_strided_cpu(x, kernel, stride, padding):
+    return _conv(x, kernel, stride, padding)
 
 
-def _conv_transpose_cpu_forward(x, kernel, stride, padding):
-    return _conv_transpose(x, kernel, stride, padding), (x, kernel)
+def _conv_strided_cpu_forward(x, kernel, stride, padding):
+    return _conv(x, kernel, stride, padding), (x, kernel)
 
 
-def _conv_transpose_cpu_backward(stride, padding, saved, dy):
-    # The transposed convolution is the input gradient of a strided convolution with
-    # the mirrored kernel, so its gradients are that convolution's output and weight's.
-    x, kernel = saved
-    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
-    pads = ((padding, padding), (padding, padding))
-    dx, vjp = jax.vjp(lambda d, k: _conv_cpu(d, k, stride, pads), dy, mirrored)
-    return dx, vjp(x)[1][::-1, ::-1].swapaxes(2, 3)
+def _conv_strided_cpu_backward(stride, padding, saved, dy):
+    def folded(x, kernel):
+        # Rows and columns that no window reaches are cut off: whole blocks remain.
+        pads = [
+            (before, after - (size + before + after) % stride, 0)
+            for size, (before, after) in zip(x.shape[1:3], padding, strict=True)
+        ]
+        x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+        return _conv_cpu(space_to_depth(x, stride), _folded(kernel, stride), _VALID)
+
+    return jax.vjp(folded, *saved)[1](dy)
 
 
-_conv_transpose_cpu.defvjp(_conv_transpose_cpu_forward, _conv_transpose_cpu_backward)
+_conv_strided_cpu.defvjp(_conv_strided_cpu_forward, _conv_strided_cpu_backward)
+
+
+def _sum_over_images(image, window, padding):
+    """[c, i, j, d]: sum over b, y, x of image[b, y + i, x + j, c] window[b, y, x, d].
+
+    It is the convolution whose feature is the batch, taken a few images at a time.
+    """
+
+    def convolve(image, window):
+        return _conv(
+            lax.optimization_barrier(image.transpose(3, 1, 2, 0)),
+            lax.optimization_barrier(window.transpose(1, 2, 0, 3)),
+            1,
+            padding,
+        )
+
+    batch = image.shape[0]
+    images = max(n for n in range(1, _IMAGES + 1) if batch % n == 0)
+    if images == batch:
+        return convolve(image, window)
+    groups = [x.reshape(-1, images, *x.shape[1:]) for x in (image, window)]
+    shape = jax.eval_shape(convolve, *(x[0] for x in groups))
+    total = jnp.zeros(shape.shape, shape.dtype)
+    return lax.scan(lambda t, xs: (t + convolve(*xs), None), total, groups)[0]

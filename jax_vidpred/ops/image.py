@@ -23,3 +23,16 @@ def depth_to_space(
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, block, block, c // block**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * block, w * block, -1)
+
+
+def space_to_depth(
+    x: Float[Array, "b h w c"], block: int
+) -> Float[Array, "b h2 w2 c2"]:
+    """Gathers block x block pixels into channels: the inverse of `depth_to_space`.
+
+    Raises:
+      TypeError: height or width is not divisible by `block`.
+    """
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // block, block, w // block, block, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, -1)

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from jax_vidpred.ops.conv import inside_loop
 from jax_vidpred.train.protocol import Prediction, Predictor
 
 
@@ -64,7 +63,7 @@ def adapt(
     mode: str = "offline",
     window: int = 8,
     held_out: int = 2,
-    min_gain: float = 0.02,
+    min_gain: float = 0.05,
 ) -> Adaptation:
     """Adapts a copy of the system's subtree to each video.
 
@@ -170,8 +169,7 @@ def over_videos(function: Callable, inputs: Any) -> Any:
     about seventy times slower: there the videos are taken one after the other.
     """
     if jax.default_backend() == "cpu":
-        with inside_loop():
-            return jax.lax.map(function, inputs)
+        return jax.lax.map(function, inputs)
     return jax.vmap(function)(inputs)
 
 

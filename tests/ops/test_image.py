@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jax_vidpred.ops.image import depth_to_space, to_float, to_uint8
+from jax_vidpred.ops.image import depth_to_space, space_to_depth, to_float, to_uint8
 
 
 def test_all_bytes_survive_the_way_to_float_and_back():
@@ -26,3 +26,9 @@ def test_depth_to_space_puts_channels_row_by_row_into_the_block():
     for row, column in np.ndindex(2, 2):
         channels = slice(2 * (2 * row + column), 2 * (2 * row + column) + 2)
         np.testing.assert_array_equal(y[:, row::2, column::2], x[..., channels])
+
+
+def test_space_to_depth_is_the_inverse_of_depth_to_space():
+    x = jnp.arange(2.0 * 3 * 4 * 18).reshape(2, 3, 4, 18)
+    y = depth_to_space(x, 3)
+    np.testing.assert_array_equal(space_to_depth(y, 3), x)

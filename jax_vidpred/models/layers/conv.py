@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_vidpred.ops import conv as conv_ops
+from jax_vidpred.ops.activation import silu
 
 Initializer = nn.initializers.Initializer
 
@@ -74,7 +75,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        y = Conv(self.features, dtype=self.dtype)(nn.silu(x))
+        y = Conv(self.features, dtype=self.dtype)(silu(x))
         zeros = nn.initializers.zeros
-        y = Conv(x.shape[-1], kernel_init=zeros, dtype=self.dtype)(nn.silu(y))
+        y = Conv(x.shape[-1], kernel_init=zeros, dtype=self.dtype)(silu(y))
         return x + y
