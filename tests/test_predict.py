@@ -79,8 +79,9 @@ def test_a_folder_of_good_and_bad_videos(clips, tmp_path, smoke_workdir):
         assert stored["prediction_without_ttt"].shape == (12, 32, 32, 3)
     for name, frames in (("flow-warp + TTT", prediction), ("copy-last", last[None])):
         psnr = -10 * np.log10(((frames - truth) ** 2).mean((1, 2, 3)))
-        # The files hold predictions in steps of 1/255.
-        np.testing.assert_allclose(scores[name]["psnr"], psnr, atol=0.05)
+        # The files hold predictions in steps of 1/255, an error of 59 dB of its own:
+        # 0.17 dB of a frame of 45 dB.
+        np.testing.assert_allclose(scores[name]["psnr"], psnr, atol=0.17)
     assert len(metrics["videos"]["odd"]["scores"]["flow-warp"]["psnr"]) == 12
     movie = read_video(out / "good.mp4")
     assert movie.shape == (18, 256, 256, 3)

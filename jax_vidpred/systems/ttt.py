@@ -63,7 +63,7 @@ def adapt(
     mode: str = "offline",
     window: int = 8,
     held_out: int = 2,
-    min_gain: float = 0.05,
+    min_gain: float = 0.02,
 ) -> Adaptation:
     """Adapts a copy of the system's subtree to each video.
 
