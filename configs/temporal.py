@@ -4,8 +4,8 @@ python -m jax_vidpred.main --config=configs/temporal.py --workdir=runs/temporal
 
 2026-11-21, 2 cores of an AVX-512 Xeon: about an hour (twin 4 min, VAE 4 min, 0.8 s a
 step); trained to step 3000, then prolonged. On 160 clips of held-out twin videos
-35.63 dB over 12 frames (copy-last 29.59, constant velocity 32.99), collision F1 0.68;
-29.67 dB over 42 frames (copy-last 25.76, constant velocity 27.04).
+35.73 dB over 12 frames (copy-last 29.59, constant velocity 32.99), collision F1 0.68;
+29.69 dB over 42 frames (copy-last 25.76, constant velocity 27.04).
 """
 
 from configs import sections, vae
