@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jax_vidpred.data.schema import DataError
+from jax_vidpred.data.video_io import write_whole
 
 
 class Journal:
@@ -54,20 +55,20 @@ class Journal:
     def _write(self, part: str) -> None:
         if self._path is None:
             return
-        # The first time all of it, without what was cut off or belongs to other work.
-        parts = [part] if self._begun else self._done
-        lines = [] if self._begun else [self._head]
-        lines += [json.dumps([name, self._done[name]]) for name in parts]
+        if not self._begun:
+            # All of it, without what was cut off or belongs to other work.
+            lines = [self._head, *map(json.dumps, self._done.items())]
+            write_whole(self._path, "".join(f"{line}\n" for line in lines).encode())
+            self._begun = True
+            return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a" if self._begun else "w") as file:
-                file.write("\n".join(lines) + "\n")
+            with self._path.open("a") as file:
+                file.write(json.dumps([part, self._done[part]]) + "\n")
         except OSError as error:
             raise DataError(
                 f"{self._path}: cannot be written ({error.strerror});"
                 " free space or choose another folder"
             ) from error
-        self._begun = True
 
 
 def fingerprint(arrays: Any) -> str:

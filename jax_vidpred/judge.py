@@ -95,17 +95,16 @@ def score_source(
 
     def judged(read):
         batch = read()
-        scores, events = judge(batch)
-        real = {
-            name: {
-                key: np.asarray(values, np.float64)[batch[MASK]].tolist()
-                for key, values in columns.items()
-            }
-            for name, columns in scores.items()
-        }
+        scored, said = judge(batch)
         return {
-            "scores": real,
-            "events": {name: _as_lists(clips) for name, clips in events.items()},
+            "scores": {
+                name: {
+                    key: np.asarray(values, np.float64)[batch[MASK]].tolist()
+                    for key, values in columns.items()
+                }
+                for name, columns in scored.items()
+            },
+            "events": {name: _as_lists(found) for name, found in said.items()},
         }
 
     for done, read in batches(source, clips, settings):
