@@ -30,8 +30,8 @@ MAY_IMPORT = {
 }
 TOP_LEVEL_LEAVES = {"clu_compat": []}  # commands by place, but below the floors
 THIRD_PARTY_OF_OPS = {"jax", "numpy", "jaxtyping"}
-HEAVY = ["tensorflow", "mujoco", "av", "matplotlib"]
-LIGHT_FLOORS = ["ops", "models", "losses", "metrics", "systems"]
+HEAVY = ["tensorflow", "mujoco", "av", "matplotlib", "torch"]
+LIGHT_FLOORS = ["ops", "models", "features", "losses", "metrics", "systems"]
 
 
 def names(paths):
