@@ -26,7 +26,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from jax_vidpred.data.clevrer import Files, index_files, read_or_error
-from jax_vidpred.data.schema import VIDEO_ID, DataError
+from jax_vidpred.data.flow_files import ANNOTATIONS, FlowGrid, find_flow, source_of
+from jax_vidpred.data.schema import FLOW, SEGMENTS, VIDEO_ID, DataError
 from jax_vidpred.data.source import FRAMES_PER_RECORD, VideoSource, record_fields
 from jax_vidpred.data.video_io import write_whole
 from jax_vidpred.data.workers import ordered_map
@@ -63,7 +64,7 @@ class ClevrerConfig(tfds.core.BuilderConfig):
 class Clevrer(tfds.core.GeneratorBasedBuilder):
     """Videos of colliding objects, FRAMES_PER_RECORD frames a record, in order.
 
-    `metadata.json` lists (number, frames, annotated) of the videos of each split;
+    `metadata.json` lists (number, frames, annotated, flow source) of all videos;
     `skipped.json` the files that could not be used, with reasons.
     """
 
@@ -124,7 +125,10 @@ class Clevrer(tfds.core.GeneratorBasedBuilder):
                 self.skipped[split].append((str(one.video), str(arrays)))
                 continue
             num_frames = len(next(iter(arrays.values())))
-            videos.append([one.video_id, num_frames, len(arrays) > 1])
+            annotated = SEGMENTS in arrays
+            source = source_of(one.flow) if FLOW in arrays and one.flow else ""
+            source = ANNOTATIONS if annotated else source
+            videos.append([one.video_id, num_frames, annotated, source])
             for start in range(0, num_frames, FRAMES_PER_RECORD):
                 record = {VIDEO_ID: one.video_id, FRAME: start}
                 for key, field in fields.items():
@@ -244,10 +248,13 @@ def prepare(
                 f"{name}={size} is no multiple of grid_stride={grid_stride}; choose"
                 f" {max(size // grid_stride, 1) * grid_stride}"
             )
-    files = index_files(root)
-    settings = f"{height}x{width}_grid{grid_stride}_stride{frame_stride}_{compression}"
+    grid = FlowGrid(height, width, grid_stride, frame_stride)
+    files = {
+        split: [_with_flow(root, grid, one) for one in videos]
+        for split, videos in index_files(root).items()
+    }
     config = ClevrerConfig(
-        name=f"{settings}_{_fingerprint(root, files)}",
+        name=f"{grid.name}_{compression}_{_fingerprint(root, files)}",
         height=height,
         width=width,
         grid_stride=grid_stride,
@@ -263,6 +270,13 @@ def prepare(
             _build(out, config)
             sources = _open(Clevrer(data_dir=out, config=config))
     return sources
+
+
+def _with_flow(root: str | os.PathLike, grid: FlowGrid, files: Files) -> Files:
+    """Adds stored flow, where it cannot be cast."""
+    if files.annotation is not None:
+        return files
+    return dataclasses.replace(files, flow=find_flow(root, grid, files.video_id))
 
 
 def _build(out: str, config: ClevrerConfig) -> None:
@@ -313,15 +327,16 @@ def _open(builder: Clevrer) -> dict[str, VideoSource] | None:
                 split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
             )
             records[len(records) - 1]  # opens the file: it is there and not cut short
-            video_ids, num_frames, annotated = np.array(videos, np.int32).T
+            video_ids, num_frames, annotated, flow_source = zip(*videos, strict=True)
             sources[split] = VideoSource(
                 split=split,
                 records=records,
                 fields=record_fields(config.height, config.width, config.grid_stride),
                 frame_stride=config.frame_stride,
-                video_ids=video_ids,
-                num_frames=num_frames,
-                annotated=annotated.astype(bool),
+                video_ids=np.array(video_ids, np.int32),
+                num_frames=np.array(num_frames, np.int32),
+                annotated=np.array(annotated, bool),
+                flow_source=flow_source,
             )
     except (OSError, ValueError, LookupError, RuntimeError) as error:
         _say(f"{builder.data_dir} is damaged ({error}); it is made again")
@@ -347,7 +362,7 @@ def _fingerprint(root: str | os.PathLike, files: Mapping[str, Sequence[Files]]) 
     """A short hash of the names, sizes and times of all files that are read."""
     digest = hashlib.sha256()
     for one in itertools.chain(*files.values()):
-        for path in (one.video, one.annotation):
+        for path in (one.video, one.annotation, one.flow):
             if path is None:
                 continue
             for part in sorted(path.iterdir()) if path.is_dir() else [path]:

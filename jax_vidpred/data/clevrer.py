@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from jaxtyping import Bool
 
+from jax_vidpred.data.flow_files import read_flow
 from jax_vidpred.data.schema import (
     COLLISION,
     FLOW,
@@ -45,12 +46,14 @@ class Files:
       video: an mp4 file, or a folder of pictures.
       annotation: official annotation; None where there is none (all of test).
       proposals: masks that a detector found; None where there are none.
+      flow: stored by `flow_files`, for a video that has no annotation.
     """
 
     video_id: int
     video: pathlib.Path
     annotation: pathlib.Path | None = None
     proposals: pathlib.Path | None = None
+    flow: pathlib.Path | None = None
 
 
 def index_files(root: str | os.PathLike) -> dict[str, tuple[Files, ...]]:
@@ -120,7 +123,8 @@ def read_arrays(
 
     Rows of quantities between two frames describe the step from frame t to frame
     t + frame_stride; the last frame_stride rows, which have no such frame, are zero.
-    Without an annotation only `video` is there.
+    Without an annotation only `video` is there, and FLOW and VISIBLE where they are
+    stored.
 
     Returns:
       VIDEO uint8 [t, height, width, 3]; and with gh = height / grid_stride,
@@ -133,8 +137,12 @@ def read_arrays(
       DataError: a file cannot be used.
     """
     video = read_video(files.video, size=(height, width))
+    cells = (height // grid_stride, width // grid_stride)
     if files.annotation is None:
-        return {VIDEO: video}
+        if files.flow is None:
+            return {VIDEO: video}
+        flow, visible = read_flow(files.flow, len(video) - frame_stride, cells)
+        return {VIDEO: video, **_padded(flow, visible, frame_stride)}
     annotation = Annotation.from_json(files.annotation)
     num_frames, num_objects = annotation.num_frames, annotation.num_objects
     if annotation.video_id != files.video_id:
@@ -158,13 +166,7 @@ def read_arrays(
             f" at least {frame_stride + 1}"
         )
 
-    flow, visible = cast_flow(
-        annotation,
-        height // grid_stride,
-        width // grid_stride,
-        frame_stride=frame_stride,
-    )
-    last = [(0, frame_stride)]
+    flow, visible = cast_flow(annotation, *cells, frame_stride=frame_stride)
     state = np.zeros((num_frames, MAX_OBJECTS, len(STATE_FEATURES)), np.float32)
     state[:, :num_objects, :2] = annotation.location[..., :2]
     state[:, :num_objects, 2:] = annotation.velocity[..., :2]
@@ -172,8 +174,7 @@ def read_arrays(
     present[:, :num_objects] = annotation.in_view
     return {
         VIDEO: video,
-        FLOW: np.pad(flow.astype(np.float16), last + [(0, 0)] * 3),
-        VISIBLE: np.pad(visible.astype(np.float16), last + [(0, 0)] * 2)[..., None],
+        **_padded(flow, visible, frame_stride),
         SEGMENTS: cast_segments(annotation, height, width),
         STATE: state,
         PRESENT: present,
@@ -187,6 +188,16 @@ def read_or_error(files: Files, **options) -> dict[str, np.ndarray] | DataError:
         return read_arrays(files, **options)
     except DataError as error:
         return error
+
+
+def _padded(
+    flow: np.ndarray, visible: np.ndarray, frame_stride: int
+) -> dict[str, np.ndarray]:
+    last = [(0, frame_stride)]
+    return {
+        FLOW: np.pad(flow.astype(np.float16), last + [(0, 0)] * 3),
+        VISIBLE: np.pad(visible.astype(np.float16), last + [(0, 0)] * 2)[..., None],
+    }
 
 
 def _collisions(annotation: Annotation, frame_stride: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from jax_vidpred.data.schema import MASK, PRESENT, START, VIDEO_ID, DataError
-from jax_vidpred.data.source import ANNOTATED_KEYS, PAIR_KEYS, VideoSource
+from jax_vidpred.data.source import ANNOTATED_KEYS, FLOW_KEYS, PAIR_KEYS, VideoSource
 from jax_vidpred.data.transforms import PADDING, RandomClip, ReadClips, clip_span
 
 ENDLESS = 2**48  # clips; grain computes with floats, so no sys.maxsize
@@ -29,12 +29,14 @@ def check_keys(source: VideoSource, keys: Sequence[str]) -> None:
             raise DataError(
                 f"key {key!r} is unknown; choose from {sorted(source.fields)}"
             )
-    needy = [key for key in keys if key in ANNOTATED_KEYS]
-    if needy and not source.annotated.any():
-        raise DataError(
-            f"split {source.split!r} has no annotated video, but {', '.join(needy)}"
-            " are made from annotations; add annotation files or leave these keys out"
-        )
+    if source.knows(keys).any():
+        return
+    needy = [key for key in keys if key in (*ANNOTATED_KEYS, *FLOW_KEYS)]
+    raise DataError(
+        f"split {source.split!r} has no annotated video, but {', '.join(needy)} are"
+        " made from annotations; add annotation files, leave these keys out, or make"
+        " flow and visible by precompute_flow"
+    )
 
 
 def usable_videos(
@@ -42,7 +44,7 @@ def usable_videos(
 ) -> np.ndarray:
     """Indices of the videos that can give such clips: [m] int64.
 
-    Where a key is made from annotations, only annotated videos can.
+    Where a key is made from annotations, only annotated videos can; flow may be stored.
 
     Raises:
       DataError: as `check_keys`; a stride that flow was not made for; a video that is
@@ -56,8 +58,7 @@ def usable_videos(
             f" but clips with frame_stride={frame_stride} were asked for; prepare the"
             " data with that stride"
         )
-    needs_annotation = any(key in ANNOTATED_KEYS for key in keys)
-    usable = np.flatnonzero(source.annotated | (not needs_annotation))
+    usable = np.flatnonzero(source.knows(keys))
     span = clip_span(clip_frames, frame_stride)
     shortest = usable[source.num_frames[usable].argmin()]
     if source.num_frames[shortest] < span:

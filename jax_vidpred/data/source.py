@@ -24,7 +24,8 @@ from jax_vidpred.data.schema import (
 
 FRAMES_PER_RECORD = 4
 PAIR_KEYS = (FLOW, VISIBLE, COLLISION)  # about the step from a frame to the next
-ANNOTATED_KEYS = (*PAIR_KEYS, SEGMENTS, STATE, PRESENT)  # unknown without annotation
+FLOW_KEYS = (FLOW, VISIBLE)  # cast from annotations, or estimated by a network
+ANNOTATED_KEYS = (COLLISION, SEGMENTS, STATE, PRESENT)  # unknown without annotation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,8 @@ class VideoSource:
       video_ids: [n] int32, number of each video.
       num_frames: [n] int32, its length.
       annotated: [n] bool, whether its ANNOTATED_KEYS are known.
+      flow_source: [n] where its FLOW_KEYS come from: "annotations", the name of a
+        network, or "" where they are not known.
     """
 
     split: str
@@ -71,6 +74,7 @@ class VideoSource:
     video_ids: np.ndarray
     num_frames: np.ndarray
     annotated: np.ndarray
+    flow_source: tuple[str, ...]
 
     def __post_init__(self):
         num_records = -(-self.num_frames // FRAMES_PER_RECORD)
@@ -85,6 +89,15 @@ class VideoSource:
     def __len__(self) -> int:
         """Number of videos."""
         return len(self.video_ids)
+
+    def knows(self, keys: Sequence[str]) -> np.ndarray:
+        """Which videos can give these keys: [n] bool."""
+        known = np.ones(len(self), bool)
+        if any(key in ANNOTATED_KEYS for key in keys):
+            known &= self.annotated
+        if any(key in FLOW_KEYS for key in keys):
+            known &= np.array([bool(source) for source in self.flow_source])
+        return known
 
     def empty(self, keys: Sequence[str], num_clips: int, clip_frames: int) -> dict:
         """Zeros of the shapes and types that `read` fills: {key: [b, t, ...]}."""

@@ -1,8 +1,11 @@
-"""Optical flow fields: resizing, advection, end-point distance."""
+"""Optical flow fields: resizing, end-point distance, consistency of two directions."""
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
+
+from jax_vidpred.ops.warp import warp
 
 
 def resize_flow(
@@ -26,3 +29,28 @@ def endpoint_distance(
     """
     square = jnp.sum((prediction - target) ** 2, -1)
     return jnp.sqrt(square + epsilon**2) - epsilon
+
+
+def visible_by_consistency(
+    flow: Float[Array, "*b h w 2"], reverse: Float[Array, "*b h w 2"]
+) -> Float[Array, "*b h w 1"]:
+    """Where the reverse flow leads back to where the flow came from: 1, else 0.
+
+    |f + r(p + f)|^2 <= 0.01 (|f|^2 + |r(p + f)|^2) + 0.5, with both fields in pixels of
+    the full resolution (Meister et al. 2018, UnFlow, section 3.2; Sundaram et al.
+    2010). What points out of the picture is not visible.
+
+    Args:
+      flow: from the grid of the result into the other frame.
+      reverse: from the other frame's grid back.
+    """
+    h, w = flow.shape[-3:-1]
+    back = warp(reverse, flow)
+    mismatch = jnp.sum((flow + back) ** 2, -1)
+    length = jnp.sum(flow**2, -1) + jnp.sum(back**2, -1)
+    x = lax.broadcasted_iota(flow.dtype, mismatch.shape, mismatch.ndim - 1)
+    y = lax.broadcasted_iota(flow.dtype, mismatch.shape, mismatch.ndim - 2)
+    x, y = x + flow[..., 0], y + flow[..., 1]
+    inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
+    visible = inside & (mismatch <= 0.01 * length + 0.5)
+    return visible[..., None].astype(flow.dtype)
