@@ -69,15 +69,14 @@ def run(
     requires_dir = pathlib.Path(requires_dir or workdir / "requires").absolute()
     _check_same(config, workdir)
     sources = prepare_data(config["data"], requires_dir)
-    stages = {}
-    for name, required in config["requires"].items():
-        if required:
-            print(f"{workdir.name} requires {name}: {requires_dir / name}")
-            stages[name] = run(required, requires_dir / name, requires_dir)
+    places, stages = _places(config, workdir, requires_dir), {}
+    for name, place in places.items():
+        print(f"{workdir.name} requires {name}: {place}")
+        stages[name] = run(config["requires"][name], place, requires_dir)
     system = systems.create(config, stages)
     if VIDEO in system.required_keys:
         pipeline.check_keys(sources["train"], system.required_keys)
-    _write_record(config, workdir, requires_dir)
+    _write_record(config, workdir, requires_dir, places)
     data, evaluation = config["data"], config["eval"]
     held_out = sources.get("validation", sources["train"])
     common = {
@@ -140,7 +139,7 @@ def load(workdir: str | os.PathLike) -> Stage:
     workdir = pathlib.Path(workdir).absolute()
     record = read_record(workdir)
     stages = {
-        name: load((workdir / place).resolve())
+        name: load((workdir.resolve() / place).resolve())
         for name, place in record["requires"].items()
     }
     system = systems.create(record["config"], stages)
@@ -207,16 +206,36 @@ def data_root(data: Mapping[str, Any], requires_dir: pathlib.Path) -> pathlib.Pa
     return root
 
 
-def _write_record(config, workdir, requires_dir):
+def _places(config, workdir, requires_dir):
+    """Where required stages lie: where this work directory has begun with them."""
+    begun = _begun(workdir)["requires"]
+    places = {}
+    for name, required in config["requires"].items():
+        if required:
+            place = (workdir.resolve() / begun.get(name, "")).resolve()
+            known = name in begun and (place / RECORD).exists()
+            places[name] = place if known else requires_dir / name
+    return places
+
+
+def _begun(workdir):
+    empty = {"requires": {}, "data": ""}
+    return read_record(workdir) if (workdir / RECORD).exists() else empty
+
+
+def _write_record(config, workdir, requires_dir, places):
     workdir.mkdir(parents=True, exist_ok=True)
+
+    def from_workdir(path):  # either may be reached through links
+        return os.path.relpath(path.resolve(), workdir.resolve())
+
+    data = _begun(workdir)["data"]
+    if not data or not (workdir.resolve() / data).is_dir():
+        data = from_workdir(requires_dir)
     record = {
         "config": config,
-        "requires": {
-            name: os.path.relpath(requires_dir / name, workdir)
-            for name, required in config["requires"].items()
-            if required
-        },
-        "data": os.path.relpath(requires_dir, workdir),
+        "requires": {name: from_workdir(place) for name, place in places.items()},
+        "data": data,
     }
     part = workdir / (RECORD + ".part")
     part.write_text(json.dumps(record, indent=1))

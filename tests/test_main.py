@@ -42,6 +42,20 @@ def test_required_stages_are_found_after_the_folder_moved(smoke_workdir, tmp_pat
     assert set(earlier.params) == {"temporal", "vae"}
 
 
+def test_a_stage_that_is_used_through_a_link_stays_as_it_is(smoke_workdir, tmp_path):
+    """Another experiment shares a stage that has been trained elsewhere."""
+    elsewhere = shutil.copytree(smoke_workdir, tmp_path / "trained")
+    before = (elsewhere / experiment.RECORD).read_text()
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "joint").symlink_to(elsewhere)
+    (shared / "twin").symlink_to(elsewhere / "requires/twin")
+    (shared / "prepared").symlink_to(elsewhere / "requires/prepared")
+    experiment.run(config_of(elsewhere), shared / "joint", shared)
+    assert (elsewhere / experiment.RECORD).read_text() == before
+    assert not (shared / "vae").exists() and not (shared / "temporal").exists()
+
+
 @pytest.mark.slow
 def test_the_same_line_resumes_and_a_longer_one_goes_on(smoke_workdir, tmp_path):
     workdir = shutil.copytree(smoke_workdir / "requires/vae", tmp_path / "vae")
