@@ -46,3 +46,12 @@ def smoke_workdir(tmp_path_factory) -> pathlib.Path:
     if result.returncode:
         pytest.fail(f"{' '.join(command)}\n{result.stdout}\n{result.stderr}")
     return workdir
+
+
+@pytest.fixture(scope="session")
+def weights_dir() -> pathlib.Path:
+    """Folder of real weight files."""
+    folder = os.environ.get("JAX_VIDPRED_WEIGHTS")
+    if not folder:
+        pytest.skip("JAX_VIDPRED_WEIGHTS names no folder of real weight files")
+    return pathlib.Path(folder)

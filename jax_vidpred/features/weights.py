@@ -236,7 +236,7 @@ def find_file(
 
     Args:
       network: one that is published.
-      folder: where to look; by default what the environment variable
+      folder: where to look, at any depth; by default what the environment variable
         JAX_VIDPRED_WEIGHTS names.
 
     Raises:
@@ -245,8 +245,8 @@ def find_file(
     folder = folder or os.environ.get(FOLDER_VARIABLE)
     names = [f"{network.name}.safetensors", *(one.file for one in network.published)]
     for name in names if folder else []:
-        if (pathlib.Path(folder) / name).is_file():
-            return pathlib.Path(folder) / name
+        for path in sorted(pathlib.Path(folder).rglob(name)):
+            return path
     looked = f"not in {folder}" if folder else f"{FOLDER_VARIABLE} is not set"
     raise WeightsError(
         f"no weights of {network.title}: {_wanted_file(network)} is wanted ({looked});"

@@ -1,18 +1,6 @@
-"""What the tests of frozen networks share: real weights, and torch as an oracle."""
-
-import os
-import pathlib
+"""What the tests of frozen networks share: torch as an oracle."""
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def weights_dir() -> pathlib.Path:
-    """Folder of real weight files."""
-    folder = os.environ.get("JAX_VIDPRED_WEIGHTS")
-    if not folder:
-        pytest.skip("JAX_VIDPRED_WEIGHTS names no folder of real weight files")
-    return pathlib.Path(folder)
 
 
 @pytest.fixture(scope="session")
