@@ -216,6 +216,13 @@ def _font(size: int, weight: str = "") -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(folder / f"DejaVuSans{weight}.ttf", size)
 
 
+def _font_for(title: str, width: int) -> ImageFont.FreeTypeFont:
+    """The largest font of a panel's title in which it is no wider than `width`."""
+    title = " ".join(title.split())
+    fonts = [_font(size, "-Bold") for size in range(15, 10, -1)]
+    return next((f for f in fonts if f.getlength(title) <= width), fonts[-1])
+
+
 def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """`text` on one line, cut with an ellipsis where it is wider than `width`."""
     text = " ".join(text.split())
@@ -252,13 +259,15 @@ def panel_video(report: VideoReport, *, height: int = 192) -> np.ndarray:
         "RGB", (width + width % 2, canvas_height + canvas_height % 2), _PAPER
     )
     draw = ImageDraw.Draw(canvas)
-    title_font, font = _font(15, "-Bold"), _font(14)
+    font = _font(14)
     corners = [
         (gap + k % columns * cell[0], header + k // columns * cell[1])
         for k in range(len(shown))
     ]
     for panel, (x, y) in zip(shown, corners, strict=True):
-        draw.text((x, y + 2), _fit(panel.title, title_font, size[0]), _INK, title_font)
+        title_font = _font_for(panel.title, size[0])
+        title = _fit(panel.title, title_font, size[0])
+        draw.text((x, y + line - 5), title, _INK, title_font, anchor="ls")
     video = []
     for t in range(num_frames):
         predicted = t - report.num_context + 1
