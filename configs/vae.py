@@ -12,7 +12,8 @@ from configs import sections
 def get_config(variant: str = ""):
     """Variants: "" (the long run), "quickstart", "smoke", "clevrer" (real files)."""
     config = sections.base()
-    config.system.name = "vae"
+    # A frozen network, as "dinov2_vits14" or "lpips_vgg", for losses.perceptual > 0.
+    config.system = dict(name="vae", perceptual="")
     config.model = dict(
         preset="residual", latent_channels=8, stride=4, features=64, num_blocks=1
     )

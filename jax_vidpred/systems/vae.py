@@ -5,7 +5,7 @@ mean and variance of the latents are kept among the parameters, so that later st
 latents of zero mean and unit variance.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,13 +19,13 @@ from jax_vidpred.models.flow_warp import over_images
 from jax_vidpred.models.vae import VAE
 from jax_vidpred.ops import schedules
 from jax_vidpred.ops.image import to_float
+from jax_vidpred.systems.perceptual import Perceptual, named_perceptual
 from jax_vidpred.train.optim import make_optimizer
 from jax_vidpred.train.protocol import Batch, Scalars, System
 from jax_vidpred.train.state import TrainState
 from jax_vidpred.train.steps import gradient_step
 
 STATISTICS_DECAY = 0.99
-Perceptual = Callable[[Float[Array, "b h w 3"], Float[Array, "b h w 3"]], Array]
 
 
 class VAESystem(System):
@@ -37,8 +37,8 @@ class VAESystem(System):
         `ops.schedules.kl_weight`.
       optim: of `train.optim.make_optimizer`.
       ema_decay: of the averaged parameters, None for none.
-      perceptual: distance of two image batches per example; needed when its weight is
-        not 0.
+      perceptual: distance of two image batches per example, or the name of a frozen
+        network (`systems.perceptual.NAMES`); needed when its weight is not 0.
     """
 
     required_keys = (schema.VIDEO,)
@@ -50,11 +50,13 @@ class VAESystem(System):
         losses: Mapping[str, Any],
         optim: Mapping[str, Any],
         ema_decay: float | None = None,
-        perceptual: Perceptual | None = None,
+        perceptual: Perceptual | str = "",
     ):
         self.vae = VAE(**model)
         self.optimizer = make_optimizer(**optim)
         self.ema_decay = ema_decay
+        if isinstance(perceptual, str):
+            perceptual = named_perceptual(perceptual) if perceptual else None
         self.loss = VAELoss(self.vae, **losses, function=perceptual)
 
     def init(self, rng: jax.Array, batch: Batch) -> TrainState:
@@ -163,8 +165,8 @@ class VAELoss:
     ):
         if perceptual and function is None:
             raise ValueError(
-                f"losses.perceptual={perceptual} needs a perceptual function; pass"
-                " perceptual=f(prediction, target) -> [b], or set the weight to 0"
+                f"losses.perceptual={perceptual} needs a perceptual function; name a"
+                " frozen network (system.perceptual), or set the weight to 0"
             )
         self.vae = vae
         self.weights = {"l1": l1, "kl": kl, "perceptual": perceptual}
