@@ -17,7 +17,14 @@ import rich.console
 from absl import flags, logging
 from flax.errors import FlaxError
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from jax_vidpred import experiment
 from jax_vidpred.train.checkpoint import CheckpointError
@@ -62,6 +69,16 @@ def console() -> rich.console.Console:
     )
 
 
+class _SpeedColumn(ProgressColumn):
+    """How many are done per second, or seconds for one where that is easier read."""
+
+    def render(self, task):
+        speed = task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+
+
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
     """A function that shows what is being done, how many are done, and of how many."""
@@ -69,6 +86,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         "{task.description}",
         BarColumn(),
         MofNCompleteColumn(),
+        _SpeedColumn(),
         TimeRemainingColumn(),
     )
     bars = Progress(*columns, console=console())

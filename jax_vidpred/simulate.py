@@ -29,7 +29,8 @@ from jax_vidpred.data.twin.dataset import write_dataset
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended, by custom
 
 
-def _size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
+    """ "128x96" -> (128, 96), for argparse."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r}; wanted WIDTHxHEIGHT, as 128x128")
@@ -51,7 +52,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             help=f"videos of the {split} split (0)",
         )
     parser.add_argument(
-        "--size", type=_size, default="64x64", help="WIDTHxHEIGHT in pixels (64x64)"
+        "--size",
+        type=parse_size,
+        default="64x64",
+        help="WIDTHxHEIGHT in pixels (64x64)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the whole data set (0)")
     parser.add_argument("--workers", type=int, help="processes (one per core)")

@@ -72,8 +72,13 @@ def source_of(path: pathlib.Path) -> str:
     return path.parent.parent.name
 
 
-def write_flow(path: pathlib.Path, flow: np.ndarray, visible: np.ndarray) -> None:
+def write_flow(
+    path: pathlib.Path, flow: np.ndarray, visible: np.ndarray, weights: str
+) -> None:
     """Stores flow [t - s, gh, gw, 2] in cells and visibility [t - s, gh, gw] in [0, 1].
+
+    Args:
+      weights: checksum of the network's weight file.
 
     Raises:
       DataError: the file cannot be written.
@@ -84,8 +89,18 @@ def write_flow(path: pathlib.Path, flow: np.ndarray, visible: np.ndarray) -> Non
         flow=flow.astype(np.float16),
         # Shares of a cell: 255 levels are enough.
         visible=np.round(visible * 255).astype(np.uint8),
+        weights=np.array(weights),
     )
     write_whole(path, buffer.getvalue())
+
+
+def is_flow_of(path: pathlib.Path, weights: str) -> bool:
+    """Whether a whole file is there that was made with these weights."""
+    try:
+        with np.load(path) as arrays:
+            return arrays["flow"].size > 0 and str(arrays["weights"]) == weights
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
 
 
 def read_flow(

@@ -38,7 +38,8 @@ def visible_by_consistency(
 
     |f + r(p + f)|^2 <= 0.01 (|f|^2 + |r(p + f)|^2) + 0.5, with both fields in pixels of
     the full resolution (Meister et al. 2018, UnFlow, section 3.2; Sundaram et al.
-    2010). What points out of the picture is not visible.
+    2010). What points out of the picture (beyond the outer edge of its border pixels)
+    is not visible.
 
     Args:
       flow: from the grid of the result into the other frame.
@@ -51,6 +52,6 @@ def visible_by_consistency(
     x = lax.broadcasted_iota(flow.dtype, mismatch.shape, mismatch.ndim - 1)
     y = lax.broadcasted_iota(flow.dtype, mismatch.shape, mismatch.ndim - 2)
     x, y = x + flow[..., 0], y + flow[..., 1]
-    inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
+    inside = (x >= -0.5) & (x <= w - 0.5) & (y >= -0.5) & (y <= h - 0.5)
     visible = inside & (mismatch <= 0.01 * length + 0.5)
     return visible[..., None].astype(flow.dtype)

@@ -162,7 +162,8 @@ def _escape(text: str) -> str:
     return html.escape(str(text), quote=True)
 
 
-def _data_uri(data: bytes, kind: str) -> str:
+def data_uri(data: bytes, kind: str) -> str:
+    """An address that holds the data itself; `kind` is its media type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -172,7 +173,7 @@ def _drawing(data: bytes) -> str:
     Ids within an SVG are digests of what they name, so two drawings may share them.
     """
     if data.startswith(b"\x89PNG"):
-        return f'<img alt="" src="{_data_uri(data, "image/png")}">'
+        return f'<img alt="" src="{data_uri(data, "image/png")}">'
     return data.decode()
 
 
@@ -222,7 +223,7 @@ def _videos(videos):
         return ""
     wheel = io.BytesIO()
     Image.fromarray(flow_wheel(96)).save(wheel, "png")
-    source = _data_uri(wheel.getvalue(), "image/png")
+    source = data_uri(wheel.getvalue(), "image/png")
     reading = {p.kind: p.explanation for v in videos for p in panels(v)}
     phrases = "".join(
         f"<span><b>{_escape(kind)}</b> {_escape(words)}</span>"
@@ -267,7 +268,7 @@ def _video(report: VideoReport) -> str:
         f' style="--split: {split:.4f}"><output></output></div>'
         f'<div class="panels" style="--count: {len(shown)}">{pictures}</div>'
         "<noscript><video controls loop muted playsinline"
-        f' src="{_data_uri(movie, "video/mp4")}"></video></noscript>'
+        f' src="{data_uri(movie, "video/mp4")}"></video></noscript>'
         f'<div class="plots">{plots}</div></article>'
     )
 
@@ -283,7 +284,7 @@ def _panel(panel: Panel, report: VideoReport) -> str:
         f'</figcaption><canvas role="img" aria-label="{_escape(panel.title)}"'
         f' class="{"grid" if is_grid else ""}" width="{width}" height="{height}"'
         f' data-columns="{columns_}" data-start="{start}" data-predicted="{predicted}">'
-        f'<img alt="" src="{_data_uri(sheet, "image/webp")}"></canvas></figure>'
+        f'<img alt="" src="{data_uri(sheet, "image/webp")}"></canvas></figure>'
     )
 
 

@@ -13,6 +13,7 @@ from jax_vidpred.data.flow_files import (
     FlowGrid,
     find_flow,
     flow_path,
+    is_flow_of,
     read_flow,
     source_of,
     write_flow,
@@ -38,20 +39,22 @@ def test_what_is_written_is_read(tmp_path):
         "flow/raft_small/16x24_grid4_stride2/flow_00007.npz"
     )
     assert find_flow(tmp_path, GRID, 7) is None
-    write_flow(path, FIELD, SEEN)
+    write_flow(path, FIELD, SEEN, "abc")
     assert find_flow(tmp_path, GRID, 7) == path and source_of(path) == "raft_small"
     flow, visible = read_flow(path, STEPS, (4, 6))
     np.testing.assert_allclose(flow, FIELD, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(visible, SEEN, atol=0.5 / 255 + 1e-6)
     assert find_flow(tmp_path, FlowGrid(16, 24, 4, 1), 7) is None
+    assert is_flow_of(path, "abc") and not is_flow_of(path, "abd")
 
 
 def test_damaged_or_foreign_files_are_refused(tmp_path):
     path = flow_path(tmp_path, "raft_small", GRID, 7)
-    write_flow(path, FIELD, SEEN)
+    write_flow(path, FIELD, SEEN, "abc")
     with pytest.raises(DataError, match=r"wanted \(5, 4, 6, 2\); delete it"):
         read_flow(path, 5, (4, 6))
     path.write_bytes(path.read_bytes()[:200])
+    assert not is_flow_of(path, "abc")
     with pytest.raises(DataError, match="no stored flow .*precompute_flow"):
         read_flow(path, STEPS, (4, 6))
 
@@ -68,7 +71,7 @@ def test_stored_flow_takes_the_place_of_annotations(root, tmp_path):
         pipeline.check_keys(before["test"], [VIDEO, FLOW])
     # Of an unannotated video it is taken, of an annotated one it is not.
     for video_id in (15000, 10000):
-        write_flow(flow_path(root, "raft_small", GRID, video_id), FIELD, SEEN)
+        write_flow(flow_path(root, "raft_small", GRID, video_id), FIELD, SEEN, "abc")
     after = sources(root, tmp_path / "out")
     assert after["test"].flow_source == ("raft_small",)
     assert after["validation"].flow_source == ("annotations", "annotations")

@@ -65,6 +65,13 @@ def test_what_returns_to_its_place_is_visible():
     np.testing.assert_array_equal(visible, expected)
 
 
+def test_a_border_pixel_may_drift_by_half_a_pixel():
+    for drift, seen in [(0.4, 1.0), (0.6, 0.0)]:
+        flow = constant_flow(drift, -drift)
+        visible = visible_by_consistency(flow, -flow)[..., 0]
+        assert visible[0, 5] == visible[4, 9] == seen and visible[4, 4] == 1
+
+
 @pytest.mark.parametrize("off, seen", [(0.70, True), (0.75, False)])
 def test_small_mismatch_is_tolerated(off, seen):
     # Without motion: mismatch off^2 against 0.01 off^2 + 0.5, so off <= 0.7107.
