@@ -156,7 +156,7 @@ def _finish(options, network, grid, total, made, failures) -> int:
 
 
 class Estimator:
-    """RAFT on windows of frames of one size; compiled once per size.
+    """RAFT on windows of frames, compiled once for all videos of one size.
 
     Args:
       network: one of `raft_weights.NETWORKS`.
@@ -174,6 +174,7 @@ class Estimator:
         self.checksum = sha256(weights)
         self._raft = RAFT(variant=network.name.removeprefix("raft_"))
         self._compiled = jax.jit(self._window, static_argnames="cells")
+        self._lengths: dict[tuple[int, ...], int] = {}
 
     def __call__(
         self, frames: np.ndarray, cells: tuple[int, int]
@@ -189,12 +190,16 @@ class Estimator:
           visible: [n - 1, gh, gw] in [0, 1].
         """
         steps = len(frames) - 1
-        num_windows = -(-steps // (WINDOW - 1))
-        length = -(-steps // num_windows)  # all the same: one compilation
+        # Steps of a window: what divides the first sequence of this size evenly. Later
+        # ones may differ by a step (every second frame of 127), and need not compile.
+        length = self._lengths.setdefault(
+            frames.shape[1:], -(-steps // -(-steps // (WINDOW - 1)))
+        )
+        length = min(length, steps)
         flow = np.zeros((steps, *cells, 2), np.float32)
         visible = np.zeros((steps, *cells), np.float32)
-        for number in range(num_windows):
-            start = min(number * length, steps - length)
+        for start in range(0, steps, length):
+            start = min(start, steps - length)
             window = frames[start : start + length + 1]
             part = self._compiled(self._params, window, cells=cells)
             flow[start : start + length], visible[start : start + length] = part

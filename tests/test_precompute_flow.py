@@ -166,6 +166,33 @@ def test_comparison_with_flow_of_known_error(run, twin, tmp_path):
 
 
 @pytest.mark.slow
+def test_windows_of_a_video_are_compiled_once(weights_dir, monkeypatch):
+    """And do not show: the flow of a pair is that of the pair alone."""
+    traced = []
+
+    class Counted(precompute_flow.Estimator):
+        def _window(self, params, frames, cells):
+            traced.append(frames.shape)
+            return super()._window(params, frames, cells)
+
+    monkeypatch.setattr(precompute_flow, "WINDOW", 3)
+    network = precompute_flow.NETWORKS[0]
+    estimate = Counted(network, weights_dir / "raft-small.pth")
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 255, (17, 17, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    shifts = [0, 2, 5, 8, 6, 4]
+    frames = np.stack([texture[:128, 8 - s : 136 - s] for s in shifts])
+    flow, visible = estimate(frames, (16, 16))
+    assert flow.shape == (5, 16, 16, 2) and visible.shape == (5, 16, 16)
+    fewer, _ = estimate(frames[:4], (16, 16))
+    assert traced == [(3, 128, 128, 3)]
+    np.testing.assert_allclose(fewer, flow[:3], atol=1e-3)
+    # The content went 2 pixels to the right, a quarter of a cell: it came from there.
+    inner = flow[0, 4:12, 4:12].reshape(-1, 2)
+    np.testing.assert_allclose(inner, np.float32([[-0.25, 0]]).repeat(64, 0), atol=0.05)
+
+
+@pytest.mark.slow
 def test_raft_sees_what_the_simulator_has_moved(twin, weights_dir, tmp_path):
     """The real network on simulated videos, by the command lines that people use."""
     root = tmp_path / "twin"
