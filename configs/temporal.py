@@ -2,10 +2,11 @@
 
 python -m jax_vidpred.main --config=configs/temporal.py --workdir=runs/temporal
 
-2026-11-21, 2 cores of an AVX-512 Xeon: about an hour (twin 4 min, VAE 4 min, 0.8 s a
-step); trained to step 3000, then prolonged. On 160 clips of held-out twin videos
-35.73 dB over 12 frames (copy-last 29.59, constant velocity 32.99), collision F1 0.68;
-29.69 dB over 42 frames (copy-last 25.76, constant velocity 27.04).
+2026-11-21, 2 cores of an AVX-512 Xeon: about two hours (twin 4 min, VAE 4 min, 0.7 to
+0.8 s a step). Trained to step 3000, prolonged to 4000 and then to 8000 by the same line
+with --config.train.num_steps. On 160 clips of held-out twin videos 35.97 dB over 12
+frames (copy-last 29.59, constant velocity 32.99), collision F1 0.68; 29.79 dB over 42
+frames (copy-last 25.76, constant velocity 27.04).
 """
 
 from configs import sections, vae
@@ -48,7 +49,7 @@ def get_config(variant: str = ""):
     config.system.num_future = config.system.min_future = 16
     config.data.clip_frames = 22
     config.system.teacher_forcing.num_steps = 800
-    config.train.num_steps = 4000
+    config.train.num_steps = 8000
     if variant == "quickstart":
         config.system.num_future = config.system.min_future = 12
         config.data.clip_frames = 18
