@@ -9,6 +9,7 @@ from jax_vidpred.train.protocol import Stage, System
 _SYSTEMS = {
     "vae": "jax_vidpred.systems.vae:VAESystem",
     "flow_warp": "jax_vidpred.systems.flow_warp:FlowWarpSystem",
+    "reference": "jax_vidpred.systems.reference:ReferenceSystem",
 }
 
 
