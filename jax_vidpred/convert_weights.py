@@ -115,7 +115,7 @@ def _main(options: argparse.Namespace) -> int:
 def _import_reference(options: argparse.Namespace) -> int:
     """A checkpoint of the PyTorch reference becomes a work directory."""
     width, height = options.size
-    import_reference(
+    stage = import_reference(
         options.file,
         options.vae,
         options.to,
@@ -123,9 +123,12 @@ def _import_reference(options: argparse.Namespace) -> int:
         width=width,
         frame_stride=options.frame_stride,
     )
+    following = f"evaluate --workdir {options.to} --data CLEVRER"
+    if hasattr(stage.system, "predict"):
+        following = f"predict --workdir {options.to} --videos FILES --out out"
     print(
         f"A work directory of the PyTorch reference: {options.to}. Next: python -m"
-        f" jax_vidpred.predict --workdir {options.to} --videos FILES --out out"
+        f" jax_vidpred.{following}"
     )
     return 0
 

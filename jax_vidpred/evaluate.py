@@ -13,6 +13,7 @@ from there.
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -72,9 +73,11 @@ def run(
     predicts = hasattr(stage.system, "predict")
     settings = _settings(config, stage.system if predicts else None, asked)
     section = {**config["data"], "frame_stride": settings.stride}
-    own = experiment.prepare_data(section, folder)
-    scored = own
-    if data is not None:
+    # Only where it is needed: what is missing of it would be simulated.
+    own = functools.cache(lambda: experiment.prepare_data(section, folder))
+    if data is None:
+        scored = own()
+    else:
         scored = builder.prepare(
             data,
             folder / "prepared",
@@ -105,7 +108,7 @@ def run(
         result, events = score_source(source, judge, settings, journal, on_progress)
         if any(events.values()):
             chosen_on = training_events(
-                predictor, own["train"], settings, journal, on_progress
+                predictor, own()["train"], settings, journal, on_progress
             )
             first = (settings.num_context - 1) * settings.stride
             begins = {"whole_clip": 0, "horizon": first}
