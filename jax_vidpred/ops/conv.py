@@ -169,7 +169,9 @@ _conv_strided_cpu.defvjp(_conv_strided_cpu_forward, _conv_strided_cpu_backward)
 def _sum_over_images(image, window, padding):
     """[c, i, j, d]: sum over b, y, x of image[b, y + i, x + j, c] window[b, y, x, d].
 
-    It is the convolution whose feature is the batch, taken a few images at a time.
+    It is the convolution whose feature is the batch, taken a few images of each device
+    at a time: a batch is dealt to devices in its order, so a group takes images from
+    all over it. Groups of neighbours would be the work of one device after the other.
     """
 
     def convolve(image, window):
@@ -180,11 +182,16 @@ def _sum_over_images(image, window, padding):
             padding,
         )
 
-    batch = image.shape[0]
-    images = max(n for n in range(1, _IMAGES + 1) if batch % n == 0)
+    batch, devices = image.shape[0], jax.device_count()
+    sizes = [n for n in range(1, devices * _IMAGES + 1) if batch % n == 0]
+    images = max(sizes, key=lambda n: (n % devices == 0, n))
     if images == batch:
         return convolve(image, window)
-    groups = [x.reshape(-1, images, *x.shape[1:]) for x in (image, window)]
-    shape = jax.eval_shape(convolve, *(x[0] for x in groups))
+    groups = [x.reshape(images, -1, *x.shape[1:]) for x in (image, window)]
+
+    def add(total, index):
+        return total + convolve(*(x[:, index] for x in groups)), None
+
+    shape = jax.eval_shape(convolve, *(x[:, 0] for x in groups))
     total = jnp.zeros(shape.shape, shape.dtype)
-    return lax.scan(lambda t, xs: (t + convolve(*xs), None), total, groups)[0]
+    return lax.scan(add, total, jnp.arange(batch // images))[0]

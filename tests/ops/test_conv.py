@@ -141,3 +141,23 @@ def test_weight_gradient_sums_over_every_image(batch, features):
     expected = value_and_gradients(lambda x, k: plain(x, k, 1, pads), x, k)
     actual = value_and_gradients(lambda x, k: conv2d(x, k, 1, pads), x, k)
     assert_same(actual, expected)
+
+
+@pytest.mark.parametrize("batch", [18, 24, 32, 34, 48])
+def test_weight_gradient_in_groups_for_several_devices(batch, monkeypatch):
+    """The groups are another order of the same sum, whatever divides the batch."""
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (batch, 5, 6, 3))
+    kernel = jax.random.normal(keys[1], (3, 3, 3, 16))
+    weights = jax.random.normal(keys[2], (batch, 5, 6, 16))
+
+    def gradient(function):
+        return jax.grad(lambda k: jnp.sum(function(x, k) * weights))(kernel)
+
+    plain = gradient(
+        lambda x, k: jax.lax.conv_general_dilated(
+            x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    )
+    np.testing.assert_allclose(gradient(conv2d), plain, rtol=1e-4, atol=1e-4)
