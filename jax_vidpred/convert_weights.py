@@ -85,7 +85,7 @@ def _main(options: argparse.Namespace) -> int:
     sections = weights.read_sections(source)
     if any(weights.recognise(one, reference.NETWORKS) for one in sections.values()):
         return _import_reference(options)
-    tensors = weights.read_tensors(source)
+    tensors = weights.one_network(source, sections)
     network = weights.recognise(tensors, NETWORKS)
     if network is None:
         first = ", ".join(list(tensors)[:3])

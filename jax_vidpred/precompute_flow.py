@@ -85,18 +85,15 @@ def grid_of(options: argparse.Namespace) -> FlowGrid:
       DataError: the sizes do not divide.
     """
     width, height = options.size
-    if (
-        options.grid_stride < 1
-        or height % options.grid_stride
-        or (width % options.grid_stride)
-    ):
+    stride = options.grid_stride
+    if stride < 1 or height % stride or width % stride:
         raise DataError(
-            f"--size {width}x{height} does not divide by --grid_stride"
-            f" {options.grid_stride}; choose multiples of it"
+            f"--size {width}x{height} does not divide by --grid_stride {stride}; choose"
+            " multiples of it"
         )
     if options.frame_stride < 1:
         raise DataError(f"--frame_stride {options.frame_stride}: wanted 1 or more")
-    return FlowGrid(height, width, options.grid_stride, options.frame_stride)
+    return FlowGrid(height, width, stride, options.frame_stride)
 
 
 def main(arguments: list[str] | None = None) -> int:

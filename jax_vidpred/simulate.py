@@ -30,7 +30,7 @@ INTERRUPTED = 130  # exit code of a command that Ctrl-C ended, by custom
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """ "128x96" -> (128, 96), for argparse."""
+    """Width and height of a text such as 128x96, for argparse."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r}; wanted WIDTHxHEIGHT, as 128x128")

@@ -77,9 +77,21 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
       WeightsError: the file is absent, damaged, unsafe, or holds several networks.
     """
-    sections = read_sections(path)
-    for name in ("", *_USUAL_SECTIONS, *sections):
-        if name in sections and (name in ("", *_USUAL_SECTIONS) or len(sections) == 1):
+    return one_network(path, read_sections(path))
+
+
+def one_network(
+    path: str | os.PathLike, sections: Mapping[str, dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The network that `read_tensors` takes of what `read_sections` gives.
+
+    Raises:
+      WeightsError: it holds several networks.
+    """
+    if len(sections) == 1:
+        return next(iter(sections.values()))
+    for name in _USUAL_SECTIONS:
+        if name in sections:
             return sections[name]
     raise WeightsError(
         f"{path}: holds several networks ({', '.join(sections)}); wanted a file of one"

@@ -2,10 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
-from jax_vidpred.ops.warp import warp
+from jax_vidpred.ops.warp import places, warp
 
 
 def resize_flow(
@@ -49,8 +48,7 @@ def visible_by_consistency(
     back = warp(reverse, flow)
     mismatch = jnp.sum((flow + back) ** 2, -1)
     length = jnp.sum(flow**2, -1) + jnp.sum(back**2, -1)
-    x = lax.broadcasted_iota(flow.dtype, mismatch.shape, mismatch.ndim - 1)
-    y = lax.broadcasted_iota(flow.dtype, mismatch.shape, mismatch.ndim - 2)
+    x, y = places(flow)
     x, y = x + flow[..., 0], y + flow[..., 1]
     inside = (x >= -0.5) & (x <= w - 0.5) & (y >= -0.5) & (y <= h - 0.5)
     visible = inside & (mismatch <= 0.01 * length + 0.5)

@@ -23,7 +23,7 @@ def warp(
       flow: displacement into the earlier frame, pixels of this grid.
     """
     *batch, h, w, c = image.shape
-    x, y = _places(flow)
+    x, y = places(flow)
     at_x = jnp.clip(x + flow[..., 0], 0, w - 1)
     at_y = jnp.clip(y + flow[..., 1], 0, h - 1)
     left = jnp.clip(jnp.floor(at_x), 0, max(w - 2, 0))
@@ -55,7 +55,7 @@ def warp_near(
     TPU; this form is plain arithmetic.
     """
     h, w = image.shape[-3:-1]
-    x, y = _places(flow)
+    x, y = places(flow)
     dx = jnp.clip(x + jnp.clip(flow[..., 0], -reach, reach), 0, w - 1) - x
     dy = jnp.clip(y + jnp.clip(flow[..., 1], -reach, reach), 0, h - 1) - y
     pads = [(0, 0)] * (image.ndim - 3) + [(reach, reach)] * 2 + [(0, 0)]
@@ -86,7 +86,7 @@ def splat(
       what lands outside the picture is lost.
     """
     b, h, w, c = values.shape
-    x, y = _places(displacement)
+    x, y = places(displacement)
     to_x, to_y = x + displacement[..., 0], y + displacement[..., 1]
     left, top = jnp.floor(to_x), jnp.floor(to_y)
     content = jnp.concatenate([values, jnp.ones((b, h, w, 1), values.dtype)], -1)
@@ -106,10 +106,10 @@ def splat(
     return total[..., :-1], total[..., -1:]
 
 
-def _places(
+def places(
     flow: Float[Array, "*b h w 2"],
 ) -> tuple[Float[Array, "*b h w"], Float[Array, "*b h w"]]:
-    """Column and row of every pixel."""
+    """Column and row of every pixel of a flow field's grid."""
     shape = flow.shape[:-1]
     rows, columns = len(shape) - 2, len(shape) - 1
     x = lax.broadcasted_iota(flow.dtype, shape, columns)
