@@ -30,7 +30,7 @@ import rich.table
 
 from jax_vidpred import command, experiment, predictor, systems
 from jax_vidpred.data import builder, pipeline, schema
-from jax_vidpred.data.source import PAIR_KEYS, record_fields
+from jax_vidpred.data.source import STEP_KEYS, record_fields
 from jax_vidpred.data.twin.dataset import available_cores, write_dataset
 from jax_vidpred.data.twin.physics import simulate
 from jax_vidpred.data.twin.render import Renderer
@@ -157,7 +157,7 @@ def random_batch(
     fields = record_fields(data["height"], data["width"], data["grid_stride"])
 
     def noise(key):
-        shape = (b, t - (key in PAIR_KEYS), *fields[key].shape)
+        shape = (b, t - (key in STEP_KEYS), *fields[key].shape)
         if key == schema.VIDEO:
             values = draw.integers(0, 256, shape)
         elif key in (schema.PRESENT, schema.COLLISION, schema.SEGMENTS):

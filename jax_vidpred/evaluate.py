@@ -1,23 +1,29 @@
-"""Command: scores of a trained system beside the baselines, as a table and as JSON.
+"""Command: scores of a trained system beside the baselines: table, JSON, HTML page.
 
     python -m jax_vidpred.evaluate --workdir runs/quickstart
+    python -m jax_vidpred.evaluate --workdir runs/temporal --protocol twin-slotformer
 
-Every number of the JSON file is there per clip and per frame as well, with the list of
-clips that it stands for. A collision that the system announces counts as found within
-+-5 raw frames of a true one; from which probability on it is an announcement is chosen
-on clips of the training split, never on the clips that are scored.
+Frames, objects, collisions and physics are scored against the truth, each beside what
+costs nothing and what cannot be reached. The result says exactly what was measured
+(`manifest`): `python -m jax_vidpred.compare` puts several beside each other.
 
-What is scored is kept in `evaluation.json.partial` until all is; the same line goes on
-from there.
+A probability from which on a collision counts as announced is chosen on clips of the
+training split, never on those that are scored.
+
+What is scored is kept beside the result until all is; the same line goes on from there.
+With --shard 0/4 to 3/4 four processes share the work; the last one writes the result.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import json
 import os
 import pathlib
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Before JAX starts: its C++ log lines would bury ours.
@@ -26,23 +32,41 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 
 from jax_vidpred import command, experiment
-from jax_vidpred.data import builder
-from jax_vidpred.data.schema import SPLIT_STARTS, DataError
+from jax_vidpred.data.schema import SPLIT_STARTS
+from jax_vidpred.data.source import VideoSource
+from jax_vidpred.data.twin.dataset import available_cores
 from jax_vidpred.data.video_io import write_whole
-from jax_vidpred.journal import Journal, fingerprint
-from jax_vidpred.judge import (
-    CLIPS,
-    TOLERANCE,
-    Judge,
-    ReconstructionJudge,
-    Report,
-    Settings,
-    score_source,
-    training_events,
-)
-from jax_vidpred.metrics import collision, suite
+from jax_vidpred.evaluation import clips as clip_lists
+from jax_vidpred.evaluation import result as results
+from jax_vidpred.evaluation.journal import fingerprint
+from jax_vidpred.evaluation.judge import Judge, ReconstructionJudge
+from jax_vidpred.evaluation.manifest import manifest, sources_hash
+from jax_vidpred.evaluation.networks import Networks, load_networks
+from jax_vidpred.evaluation.settings import Settings, settings_for
+from jax_vidpred.evaluation.showcase import shown_clips
+from jax_vidpred.evaluation.work import Report, Shard, work_through
+from jax_vidpred.metrics.frame import SSIM_PRESETS
+from jax_vidpred.metrics.protocol import PROTOCOLS, RULES, WITHOUT_ENTRIES
 from jax_vidpred.predictor import VideoPredictor
-from jax_vidpred.report.table import print_table
+from jax_vidpred.report.evaluation_page import ShownClip, write_evaluation_page
+from jax_vidpred.report.summary import markdown_report, print_report
+
+THRESHOLD_CLIPS = 100  # of the training split, about, that a threshold is chosen on
+MAX_THREADS = 4  # batches at once, each in memory
+NO_NETWORKS = Networks({}, {}, {}, {}, {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+      result: everything that the JSON file holds, except for how it was made.
+      clips: a few predictions to look at.
+    """
+
+    result: dict[str, Any]
+    clips: Sequence[ShownClip]
 
 
 def run(
@@ -51,135 +75,165 @@ def run(
     split: str = "validation",
     data: str | os.PathLike | None = None,
     on_progress: Report = lambda *_: None,
-    partial: str | os.PathLike | None = None,
+    shard: Shard = Shard(),  # noqa: B008, it cannot be changed
+    partial: pathlib.Path | None = None,
+    show: bool = True,
     **asked: Any,
-) -> dict[str, Any]:
-    """Everything that the JSON file holds, except for how it was made.
+) -> Evaluation | None:
+    """Scores a trained system.
 
     Args:
       workdir: of a training run.
       split: which videos.
       data: another folder of CLEVRER files than the one that was trained on.
-      on_progress: called with what is being done, clips done, and clips in all.
+      on_progress: called with what is being done, parts done, and parts in all.
+      shard: which share of the work is done here.
       partial: file that keeps what is scored until all is, to go on from there.
+      show: whether clips are predicted once more, to be looked at.
       **asked: of `Settings`; what is None or left out is as in training.
 
+    Returns:
+      what was measured; None where other processes have not done their share.
+
     Raises:
-      ExperimentError, CheckpointError, DataError, ValueError: it cannot be done.
+      ExperimentError, CheckpointError, DataError, WeightsError, ValueError: it cannot
+        be done.
     """
     folder = command.data_folder(workdir)
     config = experiment.read_record(workdir)["config"]
     stage = experiment.load(workdir)
     predicts = hasattr(stage.system, "predict")
-    settings = _settings(config, stage.system if predicts else None, asked)
+    num_context = stage.system.num_context if predicts else None
+    settings = settings_for(config, num_context, asked)
     section = {**config["data"], "frame_stride": settings.stride}
-    # Only where it is needed: what is missing of it would be simulated.
-    own = functools.cache(lambda: experiment.prepare_data(section, folder))
-    if data is None:
-        scored = own()
-    else:
-        scored = builder.prepare(
-            data,
-            folder / "prepared",
-            height=section["height"],
-            width=section["width"],
-            grid_stride=section["grid_stride"],
-            frame_stride=section["frame_stride"],
+    with _one_at_a_time(folder):
+        source = clip_lists.scored_source(
+            settings,
+            section,
+            folder,
+            data=None if data is None else os.fspath(data),
+            split=split,
         )
-    if split not in scored:
-        raise DataError(
-            f"{data or 'the data of the work directory'} has no split {split!r}; it has"
-            f" {', '.join(scored)}: give --split or --data"
-        )
-    source = scored[split]
-    videos = source.video_ids, source.num_frames, source.annotated
-    made_from = {
-        "settings": dataclasses.asdict(settings),
-        "data": [split, str(data), fingerprint(videos)],
-        "model": fingerprint(dict(stage.params)),
-    }
-    journal = Journal(partial, made_from)
-    if not predicts:
-        judge = ReconstructionJudge(stage)
-        result, _ = score_source(source, judge, settings, journal, on_progress)
-    else:
+    clips = clip_lists.fixed_clips(source, settings)
+    listed = [(int(source.video_ids[index]), start) for index, start in clips]
+    networks = load_networks() if predicts else NO_NETWORKS
+    parameters = fingerprint(dict(stage.params))
+    if predicts:
         predictor = VideoPredictor(stage, config)
-        judge = Judge(predictor, settings)
-        result, events = score_source(source, judge, settings, journal, on_progress)
-        if any(events.values()):
-            chosen_on = training_events(
-                predictor, own()["train"], settings, journal, on_progress
-            )
-            first = (settings.num_context - 1) * settings.stride
-            begins = {"whole_clip": 0, "horizon": first}
-            result["collisions"] = {
-                "tolerance": TOLERANCE,
-                "threshold_chosen_on": f"{len(chosen_on)} clips of the training split",
-                "raw_frames_from": begins,
-                "systems": {
-                    name: collision.part_scores(
-                        clips, chosen_on, begins=begins, tolerance=TOLERANCE
-                    )
-                    for name, clips in events.items()
-                },
-            }
-            for name, parts in result["collisions"]["systems"].items():
-                mean = result["systems"][name]["mean"]
-                mean["collision_f1"] = parts["whole_clip"]["f1"]
-    gains = _gains(result)
-    return {
-        "settings": {
-            "workdir": str(workdir),
-            "split": split,
-            "data": str(data) if data else "of the work directory",
-            **dataclasses.asdict(settings),
-            "ssim": suite.SSIM_PRESET,
+        judge = Judge(predictor, settings, networks)
+    else:
+        judge = ReconstructionJudge(stage, settings)
+    parts = _parts(judge, source, clips, settings)
+    if predicts and source.annotated[[index for index, _ in clips]].any():
+        with _one_at_a_time(folder):  # what is missing of it is simulated
+            own = experiment.prepare_data(section, folder)["train"]
+        parts |= _training_parts(judge, own, settings)
+    done = work_through(
+        f"scoring {split}",
+        parts,
+        shard=shard,
+        path=partial,
+        made_from={
+            "settings": dataclasses.asdict(settings),
+            "data": [split, str(data), fingerprint([source.num_frames, listed])],
+            "model": parameters,
+            "networks": dict(networks.variants),
+            "sources": sources_hash(),
         },
-        **({"test_time_training": gains} if gains else {}),
-        **result,
+        on_progress=on_progress,
+        # Where time is measured, one thing at a time.
+        num_threads=1 if len(settings.ttt) > 1 else min(available_cores(), MAX_THREADS),
+    )
+    if done is None:
+        return None
+    scored = [part for name, part in done.items() if name.startswith(_SCORED)]
+    result = {
+        "manifest": manifest(
+            settings,
+            split=split,
+            clips=listed,
+            frames_sha256=results.frames_hash(scored),
+            networks=networks.variants,
+            workdir=str(workdir),
+            parameters=parameters,
+        ),
+        "settings": {"data": str(data or ""), **dataclasses.asdict(settings)},
+        "clips": [list(clip) for clip in listed],
+        "systems": results.summaries(results.rows_of(scored, "scores")),
+    }
+    if not predicts:
+        return Evaluation(result, [])
+    training = [part for name, part in done.items() if not name.startswith(_SCORED)]
+    _add_sections(result, scored, training, predictor.label, settings, networks)
+    if not show:
+        return Evaluation(result, [])
+    psnr = np.array(result["systems"][predictor.label]["per_clip"]["psnr"])
+    return Evaluation(result, shown_clips(predictor, source, clips, settings, psnr))
+
+
+_SCORED, _TRAINING = "batch ", "training batch "  # begin the names of parts
+
+
+def _parts(judge, source: VideoSource, clips, settings: Settings):
+    def judged(read):
+        return judge(read())
+
+    return {
+        f"{_SCORED}{first}": functools.partial(judged, read)
+        for first, read in clip_lists.batches(source, clips, settings)
     }
 
 
-def _settings(config, system, asked) -> Settings:
-    evaluation, data = config["eval"], config["data"]
-    num_context = system.num_context if system else 0
-    defaults = {
-        "num_context": num_context,
-        "num_future": evaluation["clip_frames"] - num_context,
-        "stride": data["clip_stride"] if system else data["frame_stride"],
-        "clips": "spread",
-        "clips_per_video": evaluation["clips_per_video"],
-        "max_videos": None,
-        "ttt": None,
-        "batch_size": evaluation["batch_size"],
+def _training_parts(judge: Judge, source: VideoSource, settings: Settings):
+    """What is said about collisions in training clips, for choosing thresholds."""
+    each = 1 if settings.clips == WITHOUT_ENTRIES else settings.clips_per_video
+    settings = dataclasses.replace(settings, max_videos=-(-THRESHOLD_CLIPS // each))
+
+    def judged(read):
+        return judge.events(read())
+
+    clips = clip_lists.fixed_clips(source, settings)
+    return {
+        f"{_TRAINING}{first}": functools.partial(judged, read)
+        for first, read in clip_lists.batches(source, clips, settings)
     }
-    given = {name: value for name, value in asked.items() if value is not None}
-    settings = Settings(**{**defaults, **given})
-    if system and settings.num_context < 2:
-        raise ValueError(
-            f"--num_context {settings.num_context}; wanted at least 2: one frame shows"
-            " no motion"
+
+
+def _add_sections(
+    result: dict[str, Any],
+    scored: Sequence[Mapping[str, Any]],
+    training: Sequence[Mapping[str, Any]],
+    label: str,
+    settings: Settings,
+    networks: Networks,
+) -> None:
+    """Adds to the result what is no mean over clips."""
+    systems = result["systems"]
+    if training:
+        result["collisions"] = results.collisions_section(
+            results.events_of([part["events"] for part in scored]),
+            results.events_of(training),
+            settings,
+            systems,
         )
-    for name in ("num_future", "stride", "clips_per_video", "max_videos", "batch_size"):
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} {value}; wanted at least 1")
-    return settings
+    budget = results.summaries(results.rows_of(scored, "budget"))
+    if any(row["mean"] for row in budget.values()):
+        result["budget"] = {"systems": budget}
+    if settings.ttt:
+        result["test_time_training"] = results.ttt_section(
+            systems, scored, label, settings
+        )
+    features = results.rows_of(scored, "features")
+    missing = results.fvd_section(features, systems)
+    result["not_computed"] = {**networks.absent, **missing}
 
 
-def _gains(result: dict[str, Any]) -> dict[str, float]:
-    """What test-time training gains in PSNR, over clips; empty where it was not on."""
-    for scores in result["systems"].values():
-        if "ttt_gain" in scores["per_clip"]:
-            gain = np.array(scores["per_clip"]["ttt_gain"])
-            return {
-                "mean": float(gain.mean()),
-                "share_improved": float((gain > 0).mean()),
-                "worst": float(gain.min()),
-                "best": float(gain.max()),
-                "share_kept": float(scores["mean"].pop("ttt_kept")),
-            }
-    return {}
+@contextlib.contextmanager
+def _one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
+    """Data are prepared by one process, the others wait for it."""
+    with (folder / "preparing.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -190,18 +244,27 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--workdir", required=True, help="of a training run")
+    add("--protocol", choices=list(PROTOCOLS), help="decides about clips and frames")
     add("--split", default="validation", choices=list(SPLIT_STARTS))
     add("--data", help="another folder of CLEVRER files to score on")
     add("--num_context", type=int, help="frames given (as in training)")
     add("--num_future", type=int, help="frames to predict (as evaluated in training)")
     add("--stride", type=int, help="raw frames from one to the next (as in training)")
-    add("--clips", choices=CLIPS, help="without_entries: where no object enters late")
+    add("--clips", choices=RULES, help="without_entries: where no object enters late")
     add("--clips_per_video", type=int, help="spread over each video (as in training)")
+    add("--ssim", choices=list(SSIM_PRESETS), help="whose SSIM (wang-gauss)")
     add("--max_videos", type=int, help="spread over the split (all)")
-    add("--ttt_steps", type=int, default=0, help="of test-time training (0 = none)")
+    add(
+        "--ttt_steps",
+        default="",
+        help="of test-time training, such as 10; several, such as 1,3,10,30, give the"
+        " curve of gain and cost",
+    )
     add("--ttt_mode", default="offline", choices=["offline", "online"])
     add("--ttt_learning_rate", type=float, default=1e-4)
-    add("--out", help="JSON file (WORKDIR/evaluation.json)")
+    add("--num_samples", type=int, help="futures that a stochastic system draws (8)")
+    add("--shard", default="0/1", help="0/4 is the first of four processes")
+    add("--out", help="JSON file (WORKDIR/evaluation.json); .html and .md beside it")
     return parser.parse_args(arguments)
 
 
@@ -212,70 +275,54 @@ def main(arguments: list[str] | None = None) -> int:
     return command.run("evaluate", lambda: _main(options, arguments))
 
 
-def _main(options: argparse.Namespace, arguments: list[str]) -> int:
-    ttt = None
-    if options.ttt_steps:
-        ttt = {
-            "num_steps": options.ttt_steps,
+def _ttt(options: argparse.Namespace) -> tuple[dict[str, Any], ...]:
+    steps = [part for part in options.ttt_steps.split(",") if part.strip() != "0"]
+    if not all(part.strip().isdecimal() for part in steps if options.ttt_steps):
+        raise ValueError(
+            f"--ttt_steps {options.ttt_steps}; wanted a number such as 10, or several"
+            " such as 1,3,10,30"
+        )
+    return tuple(
+        {
+            "num_steps": number,
             "mode": options.ttt_mode,
             "learning_rate": options.ttt_learning_rate,
         }
+        for number in sorted({int(part) for part in steps if part.strip()})
+    )
+
+
+def _main(options: argparse.Namespace, arguments: list[str]) -> int:
     out = pathlib.Path(options.out or pathlib.Path(options.workdir) / "evaluation.json")
     partial = out.with_name(f"{out.name}.partial")
+    shard = Shard.parse(options.shard)
+    names = ("protocol", "num_context", "num_future", "stride", "clips")
+    names += ("clips_per_video", "max_videos", "num_samples", "ssim")
     with command.progress() as show:
-        result = run(
+        evaluation = run(
             options.workdir,
             split=options.split,
             data=options.data,
             on_progress=show,
+            shard=shard,
             partial=partial,
-            num_context=options.num_context,
-            num_future=options.num_future,
-            stride=options.stride,
-            clips=options.clips,
-            clips_per_video=options.clips_per_video,
-            max_videos=options.max_videos,
-            ttt=ttt,
+            ttt=_ttt(options),
+            **{name: getattr(options, name) for name in names},
         )
+    if evaluation is None:
+        print(f"Share {options.shard} is done; whichever process is last writes {out}")
+        return 0
     made = command.provenance("jax_vidpred.evaluate", arguments)
-    write_whole(
-        out, json.dumps(command.without_nan({**made, **result}), indent=1).encode()
-    )
-    partial.unlink(missing_ok=True)
-    _print(result, out)
+    result = command.without_nan({**made, **evaluation.result})
+    write_whole(out, json.dumps(result, indent=1).encode())
+    write_whole(out.with_suffix(".md"), markdown_report(result).encode())
+    page = out.with_suffix(".html")
+    write_evaluation_page(page, result, evaluation.clips)
+    for journal in shard.journals(partial):
+        journal.unlink(missing_ok=True)
+    print_report(result)
+    print(f"Written: {out}, {out.with_suffix('.md').name} and {page.name}")
     return 0
-
-
-def _print(result: dict[str, Any], out: pathlib.Path) -> None:
-    settings = result["settings"]
-    frames = f"{settings['num_future']} frames"
-    if settings["num_context"]:
-        frames = f"{settings['num_context']} -> {frames}"
-    print_table(
-        {name: scores["mean"] for name, scores in result["systems"].items()},
-        title=f"{settings['split']}: {len(result['clips'])} clips, {frames}, stride"
-        f" {settings['stride']}",
-    )
-    collisions = result.get("collisions", {})
-    for name, parts in collisions.get("systems", {}).items():
-        for part, found in parts.items():
-            words = f"{name}, collisions of the {part.replace('_', ' ')}: "
-            if found["true"]:
-                words += (
-                    f"F1 {found['f1']:.2f}, precision {found['precision']:.2f}, recall"
-                    f" {found['recall']:.2f} of {found['true']} within"
-                    f" +-{TOLERANCE} frames; average precision"
-                    f" {found['average_precision']:.2f}"
-                )
-            print(words if found["true"] else words + "there are none")
-    gains = result.get("test_time_training")
-    if gains:
-        print(
-            f"test-time training: {gains['mean']:+.2f} dB on average, better on"
-            f" {gains['share_improved']:.0%} of the clips, worst {gains['worst']:+.2f}"
-            f" dB, best {gains['best']:+.2f} dB"
-        )
-    print(f"Written: {out}")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from jax_vidpred.compare import compare, last_context_flow
 from jax_vidpred.data.schema import FRAMES_PER_SECOND, Annotation, DataError
 from jax_vidpred.data.twin.groundtruth import cast_flow
 from jax_vidpred.data.video_io import read_video, write_gif, write_mp4, write_whole
+from jax_vidpred.evaluation.scores import last_context_flow, score_beside_baselines
 from jax_vidpred.predictor import VideoPredictor
 from jax_vidpred.report.panels import VideoReport, panel_video
 
@@ -197,7 +197,7 @@ def make_forecast(
     annotation = find_annotation(path)
     scores = {}
     if len(truth):
-        compared = compare(
+        compared = score_beside_baselines(
             predictor.system,
             predictor.params,
             frames[None],

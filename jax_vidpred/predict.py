@@ -25,8 +25,8 @@ import numpy as np
 from jax_vidpred import command, experiment
 from jax_vidpred.data.schema import DataError
 from jax_vidpred.data.video_io import write_whole
+from jax_vidpred.evaluation.journal import fingerprint
 from jax_vidpred.forecast import Forecast, Setting, make_forecast, source_stamp
-from jax_vidpred.journal import fingerprint
 from jax_vidpred.predictor import MIN_CONTEXT, VideoPredictor
 from jax_vidpred.report.page import write_page
 from jax_vidpred.report.plots import gain_plot, loss_curves, read_metrics

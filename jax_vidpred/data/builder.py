@@ -68,7 +68,7 @@ class Clevrer(tfds.core.GeneratorBasedBuilder):
     `skipped.json` the files that could not be used, with reasons.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     # Nothing is downloaded. TFDS would look for checksums with a package that it does
     # not install (importlib_resources).
     url_infos = None

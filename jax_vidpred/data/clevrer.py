@@ -18,6 +18,7 @@ from jax_vidpred.data.schema import (
     COLLISION,
     FLOW,
     MAX_OBJECTS,
+    PAIRS,
     PRESENT,
     SEGMENTS,
     SPLIT_STARTS,
@@ -131,7 +132,8 @@ def read_arrays(
       gw = width / grid_stride: FLOW float16 [t, gh, gw, 2], VISIBLE float16
       [t, gh, gw, 1], SEGMENTS uint8 [t, height, width], STATE float32
       [t, MAX_OBJECTS, 4], PRESENT uint8 [t, MAX_OBJECTS], COLLISION float32 [t], the
-      number of collisions with t <= frame < t + frame_stride.
+      number of collisions with t <= frame < t + frame_stride, and PAIRS uint8 [t,
+      MAX_OBJECTS, MAX_OBJECTS], which objects these are (symmetric).
 
     Raises:
       DataError: a file cannot be used.
@@ -178,7 +180,7 @@ def read_arrays(
         SEGMENTS: cast_segments(annotation, height, width),
         STATE: state,
         PRESENT: present,
-        COLLISION: _collisions(annotation, frame_stride),
+        **_collisions(annotation, frame_stride),
     }
 
 
@@ -200,12 +202,17 @@ def _padded(
     }
 
 
-def _collisions(annotation: Annotation, frame_stride: int) -> np.ndarray:
+def _collisions(annotation: Annotation, frame_stride: int) -> dict[str, np.ndarray]:
     counts = np.zeros(annotation.num_frames, np.float32)
+    pairs = np.zeros((annotation.num_frames, MAX_OBJECTS, MAX_OBJECTS), np.uint8)
     for collision in annotation.collisions:
-        counts[max(collision.frame - frame_stride + 1, 0) : collision.frame + 1] += 1
-    counts[annotation.num_frames - frame_stride :] = 0
-    return counts
+        steps = slice(max(collision.frame - frame_stride + 1, 0), collision.frame + 1)
+        counts[steps] += 1
+        first, second = collision.objects
+        pairs[steps, first, second] = pairs[steps, second, first] = 1
+    for array in (counts, pairs):
+        array[annotation.num_frames - frame_stride :] = 0
+    return {COLLISION: counts, PAIRS: pairs}
 
 
 def iterate_proposals(

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from jax_vidpred.data.schema import MASK, PRESENT, START, VIDEO_ID, DataError
-from jax_vidpred.data.source import ANNOTATED_KEYS, FLOW_KEYS, PAIR_KEYS, VideoSource
+from jax_vidpred.data.schema import MASK, START, VIDEO_ID, DataError
+from jax_vidpred.data.source import ANNOTATED_KEYS, FLOW_KEYS, STEP_KEYS, VideoSource
 from jax_vidpred.data.transforms import PADDING, RandomClip, ReadClips, clip_span
 
 ENDLESS = 2**48  # clips; grain computes with floats, so no sys.maxsize
@@ -51,7 +51,7 @@ def usable_videos(
         shorter than a clip.
     """
     check_keys(source, keys)
-    pairs = [key for key in keys if key in PAIR_KEYS]
+    pairs = [key for key in keys if key in STEP_KEYS]
     if pairs and frame_stride != source.frame_stride:
         raise DataError(
             f"{', '.join(pairs)} were prepared with frame_stride={source.frame_stride},"
@@ -186,47 +186,6 @@ def fixed_clips(
     for index in usable:
         starts = np.linspace(0, source.num_frames[index] - span, clips_per_video)
         clips += [(int(index), int(start)) for start in np.unique(starts.astype(int))]
-    return tuple(clips)
-
-
-def clips_without_entries(
-    source: VideoSource,
-    *,
-    clip_frames: int,
-    frame_stride: int,
-    num_context: int,
-    max_videos: int | None = None,
-) -> tuple[tuple[int, int], ...]:
-    """At most one clip (index, start) per video, in which nothing unforeseen enters.
-
-    The first start after which no object comes into view between the third-last context
-    frame and the end of the clip; videos without one give no clip. This is the rule of
-    SlotFormer's CLEVRER protocol (Wu et al. 2023): what enters late is unpredictable.
-
-    Raises:
-      DataError: as `usable_videos`; no video has such a clip.
-    """
-    usable = usable_videos(source, (PRESENT,), clip_frames, frame_stride)
-    span = clip_span(clip_frames, frame_stride)
-    clips = []
-    for index in usable:
-        length = int(source.num_frames[index])
-        present = source.empty((PRESENT,), 1, length)[PRESENT][0]
-        source.read(int(index), 0, 1, {PRESENT: present})
-        # enters[t]: some object is in view in frame t + 1 and was not in frame t.
-        enters = (present[1:] & ~present[:-1]).any(-1)
-        for start in range(length - span + 1):
-            seen = start + max(num_context - 3, 0) * frame_stride
-            if not enters[seen : start + span - 1].any():
-                clips.append((int(index), start))
-                break
-    if not clips:
-        raise DataError(
-            f"split {source.split!r} has no clip of {clip_frames} frames in which"
-            " nothing enters; ask for shorter clips"
-        )
-    if max_videos is not None and max_videos < len(clips):
-        clips = [clips[i * len(clips) // max_videos] for i in range(max_videos)]
     return tuple(clips)
 
 

@@ -17,6 +17,7 @@ SEGMENTS = "segments"  # [b, t, h, w] uint8; 0 = floor, k + 1 = object k
 STATE = "state"  # [b, t, n, d] float32, the columns named by STATE_FEATURES
 PRESENT = "present"  # [b, t, n] bool; True where the object exists and is in view
 COLLISION = "collision"  # [b, t-1] float32; number of collisions between t and t+1
+PAIRS = "pairs"  # [b, t-1, n, n] bool; who first touches whom between t and t+1
 VIDEO_ID = "video_id"  # [b] int32
 START = "start"  # [b] int32, the raw frame that the clip starts with
 

@@ -13,6 +13,7 @@ from jax_vidpred.data.schema import (
     COLLISION,
     FLOW,
     MAX_OBJECTS,
+    PAIRS,
     PRESENT,
     SEGMENTS,
     STATE,
@@ -23,9 +24,11 @@ from jax_vidpred.data.schema import (
 )
 
 FRAMES_PER_RECORD = 4
-PAIR_KEYS = (FLOW, VISIBLE, COLLISION)  # about the step from a frame to the next
+# About the step from a frame to the next.
+STEP_KEYS = (FLOW, VISIBLE, COLLISION, PAIRS)
 FLOW_KEYS = (FLOW, VISIBLE)  # cast from annotations, or estimated by a network
-ANNOTATED_KEYS = (COLLISION, SEGMENTS, STATE, PRESENT)  # unknown without annotation
+# Unknown without annotation.
+ANNOTATED_KEYS = (COLLISION, PAIRS, SEGMENTS, STATE, PRESENT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,7 @@ def record_fields(height: int, width: int, grid_stride: int) -> dict[str, Field]
         STATE: Field((MAX_OBJECTS, len(STATE_FEATURES)), np.float32, np.float32),
         PRESENT: Field((MAX_OBJECTS,), np.uint8, np.bool_),
         COLLISION: Field((), np.float32, np.float32),
+        PAIRS: Field((MAX_OBJECTS, MAX_OBJECTS), np.uint8, np.bool_),
     }
 
 
@@ -59,7 +63,7 @@ class VideoSource:
       split: its name.
       records: serialised records; those of a video follow each other.
       fields: what a record holds.
-      frame_stride: frames between the two frames that the PAIR_KEYS are about.
+      frame_stride: frames between the two frames that the STEP_KEYS are about.
       video_ids: [n] int32, number of each video.
       num_frames: [n] int32, its length.
       annotated: [n] bool, whether its ANNOTATED_KEYS are known.
@@ -103,7 +107,7 @@ class VideoSource:
         """Zeros of the shapes and types that `read` fills: {key: [b, t, ...]}."""
         return {
             key: np.zeros(
-                (num_clips, clip_frames - (key in PAIR_KEYS), *self.fields[key].shape),
+                (num_clips, clip_frames - (key in STEP_KEYS), *self.fields[key].shape),
                 self.fields[key].given,
             )
             for key in keys

@@ -31,6 +31,18 @@ class WeightsError(ValueError):
     """A weight file that cannot be used; the message says why and how to mend it."""
 
 
+class MissingWeights(WeightsError):
+    """A weight file that is not there; the message names it and who publishes it.
+
+    Attributes:
+      file: that is wanted, and where it is from.
+    """
+
+    def __init__(self, message: str, file: str):
+        super().__init__(message)
+        self.file = file
+
+
 @dataclasses.dataclass(frozen=True)
 class Published:
     """A file that the authors of a network publish.
@@ -252,7 +264,7 @@ def find_file(
         JAX_VIDPRED_WEIGHTS names.
 
     Raises:
-      WeightsError: it is not there; names the file and where it is published.
+      MissingWeights: it is not there; names the file and where it is published.
     """
     folder = folder or os.environ.get(FOLDER_VARIABLE)
     names = [f"{network.name}.safetensors", *(one.file for one in network.published)]
@@ -260,9 +272,11 @@ def find_file(
         for path in sorted(pathlib.Path(folder).rglob(name)):
             return path
     looked = f"not in {folder}" if folder else f"{FOLDER_VARIABLE} is not set"
-    raise WeightsError(
-        f"no weights of {network.title}: {_wanted_file(network)} is wanted ({looked});"
-        f" get it and let {FOLDER_VARIABLE} name its folder"
+    wanted = _wanted_file(network)
+    raise MissingWeights(
+        f"no weights of {network.title}: {wanted} is wanted ({looked}); get it and let"
+        f" {FOLDER_VARIABLE} name its folder",
+        wanted,
     )
 
 

@@ -1,52 +1,153 @@
 """What is measured on every predicted clip, in one call."""
 
+import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jax_vidpred.metrics import frame
+from jax_vidpred.metrics import consistency, frame, motion, perceptual
 from jax_vidpred.ops.flow import endpoint_distance
 
-SSIM_PRESET = "wang"
 # Flow faster than this, in cells of its grid per step, counts as motion.
 MOVING_CELLS = 0.05
+# A clip with less motion, in pixels on average, has none to be compared with: noise of
+# the codec and the border effects of Farneback's method. Twin clips have 0.2.
+LEAST_MOTION = 0.01
+
+
+class TrueSteps(flax.struct.PyTreeNode):
+    """What the true video does from frame to frame: once for all that is scored on it.
+
+    Attributes:
+      change: see `perceptual.changes`, in L1.
+      motion: see `perceptual.motion`.
+    """
+
+    change: Float[Array, "b t"]
+    motion: Float[Array, "b t h w 2"]
+
+
+def true_steps(
+    truth: Float[Array, "b t h w 3"], last_context: Float[Array, "b h w 3"]
+) -> TrueSteps:
+    """Steps of the true future, the first one from the last frame of the context."""
+    return TrueSteps(
+        change=perceptual.changes(truth, last_context, perceptual.l1),
+        motion=_motion(truth, last_context),
+    )
 
 
 def frame_scores(
     prediction: Float[Array, "b t h w 3"],
     truth: Float[Array, "b t h w 3"],
     last_context: Float[Array, "b h w 3"],
-) -> dict[str, Float[Array, "b t"] | Float[Array, "b"]]:
-    """Fidelity of predicted frames.
+    steps: TrueSteps,
+    ssim: str = frame.DEFAULT_SSIM,
+) -> dict[str, Array]:
+    """Everything that needs no weights and no annotation.
 
     Returns:
-      `psnr` and `ssim` (preset SSIM_PRESET) of each frame [b, t], and of each clip [b]
-      `psnr_moving`, see `psnr_moving`. Frames too small for the window of SSIM have
-      none.
+      `fidelity`; of each frame [b, t] `tl1_x100` and `tof`; of each clip [b]
+      `psnr_moving`, `mse_moving` and `mae_moving` over the moving pixels of all its
+      frames together (frames with hardly one would otherwise count as much as others),
+      `motion_ratio` (NaN below LEAST_MOTION), `smoothness` and `flickering` (of the
+      video with the frame before it; a frozen one has 1 in both and a ratio of 0).
     """
-    scores = {
-        "psnr": frame.psnr(prediction, truth),
-        "psnr_moving": psnr_moving(prediction, truth, last_context),
+    moving = frame.moving_pixels(truth, last_context)
+    own = _motion(prediction, last_context)
+    own_change = perceptual.changes(prediction, last_context, perceptual.l1)
+    whole = jnp.concatenate([last_context[:, None], prediction], 1)
+    return {
+        **fidelity(prediction, truth, ssim),
+        "psnr_moving": frame.psnr_video(prediction, truth, moving),
+        "mse_moving": _pooled(frame.mse, prediction, truth, moving),
+        "mae_moving": _pooled(frame.mae, prediction, truth, moving),
+        "tl1_x100": perceptual.change_error_x100(own_change, steps.change),
+        "tof": perceptual.motion_error(own, steps.motion),
+        "motion_ratio": jnp.where(
+            motion.motion_energy(steps.motion) > LEAST_MOTION,
+            motion.motion_energy_ratio(own, steps.motion),
+            jnp.nan,
+        ),
+        "smoothness": _smoothness(whole),
+        "flickering": consistency.temporal_flickering(whole),
     }
-    if min(truth.shape[2:4]) >= len(frame.SSIM_PRESETS[SSIM_PRESET].weights):
-        scores["ssim"] = frame.ssim(prediction, truth, preset=SSIM_PRESET)
-    return scores
 
 
-def psnr_moving(
+def headline_scores(
     prediction: Float[Array, "b t h w 3"],
     truth: Float[Array, "b t h w 3"],
     last_context: Float[Array, "b h w 3"],
-) -> Float[Array, "b"]:
-    """PSNR over all moving pixels of a clip's future together.
-
-    Pooled before the logarithm: frames with hardly a moving pixel would otherwise count
-    as much as others. NaN for a clip in which nothing moves.
-    """
+) -> dict[str, Array]:
+    """`psnr`, `ssim` [b, t] and `psnr_moving` [b] of `frame_scores`, in no time."""
     moving = frame.moving_pixels(truth, last_context)
-    error = jnp.square(jnp.clip(prediction, 0.0, 1.0) - truth).mean(-1, keepdims=True)
-    pooled = (error * moving).sum((1, 2, 3, 4)) / moving.sum((1, 2, 3, 4))
-    # `maximum` hands on the NaN of 0 / 0.
-    return -10.0 * jnp.log10(jnp.maximum(pooled, 10.0 ** (-frame.PSNR_MAX / 10.0)))
+    return {
+        "psnr": frame.psnr(prediction, truth),
+        "psnr_moving": frame.psnr_video(prediction, truth, moving),
+        **_ssim(prediction, truth),
+    }
+
+
+def fidelity(
+    prediction: Float[Array, "b t h w 3"],
+    truth: Float[Array, "b t h w 3"],
+    ssim: str = frame.DEFAULT_SSIM,
+) -> dict[str, Array]:
+    """Fidelity of frames, each for itself.
+
+    Returns:
+      of each frame [b, t] `psnr`, `mse`, `mae` and, unless frames are too small for its
+      window, `ssim` (of the preset); of each clip [b] `psnr_video` and
+      `capped_frames`.
+    """
+    return {
+        "psnr": frame.psnr(prediction, truth),
+        "psnr_video": frame.psnr_video(prediction, truth),
+        "capped_frames": frame.capped_frames(prediction, truth),
+        "mse": frame.mse(prediction, truth),
+        "mae": frame.mae(prediction, truth),
+        **_ssim(prediction, truth, ssim),
+    }
+
+
+def _ssim(prediction, truth, preset=frame.DEFAULT_SSIM):
+    """Nothing for frames that are smaller than the window."""
+    if min(truth.shape[2:4]) < len(frame.SSIM_PRESETS[preset].weights):
+        return {}
+    return {"ssim": frame.ssim(prediction, truth, preset=preset)}
+
+
+def _motion(video, last_context):
+    """`perceptual.motion`, clip by clip: in a CPU's cache it takes two thirds."""
+
+    def of_clip(inputs):
+        clip, last = inputs
+        return perceptual.motion(clip[None], last[None])[0]
+
+    return jax.lax.map(of_clip, (video, last_context))
+
+
+def _smoothness(video):
+    """`consistency.flow_smoothness` with the flow that Farneback's method sees.
+
+    Too short for it, there is none.
+    """
+    kept = consistency.kept_frames(video)
+    if kept.shape[1] < 2:
+        return jnp.full(video.shape[0], jnp.nan)
+    forward = _motion(kept[:, 1:], kept[:, 0])
+    turned = kept[:, ::-1]
+    backward = _motion(turned[:, 1:], turned[:, 0])[:, ::-1]
+    return consistency.flow_smoothness(video, backward, forward)
+
+
+def _pooled(metric, prediction, truth, mask):
+    """A mean per frame, made one over the mask's pixels of all frames of a clip."""
+    b, t, h, w, c = truth.shape
+    prediction, truth, mask = (
+        x.reshape(b, 1, t * h, w, -1) for x in (prediction, truth, mask)
+    )
+    return metric(prediction, truth, mask)[:, 0]
 
 
 def moving_flow_error(

@@ -32,6 +32,14 @@ class Rollout(flax.struct.PyTreeNode):
     hidden: Float[Array, "b k h w d"]
 
 
+class Told(flax.struct.PyTreeNode):
+    """What a roll-out is told instead of predicting it; None = it predicts it."""
+
+    flow: Float[Array, "b k h w 2"] | None = None
+    visible: Float[Array, "b k h w 1"] | None = None
+    residual: Float[Array, "b k h w c"] | None = None
+
+
 class Objects(flax.struct.PyTreeNode):
     """Unordered slots: is an object there, and in which state."""
 
@@ -100,6 +108,7 @@ class FlowWarp(nn.Module):
         self,
         latents: Float[Array, "b k h w c"],
         use_truth: Bool[Array, "b k"],
+        told: Told | None = None,
     ) -> Rollout:
         """As `__call__`, without the heads that prediction does not need."""
         b, _, h, w, _ = latents.shape
@@ -112,22 +121,25 @@ class FlowWarp(nn.Module):
             in_axes=1,
             out_axes=1,
         )
-        _, rollout = scan(self, carry, (latents, use_truth))
+        _, rollout = scan(self, carry, (latents, use_truth, told or Told()))
         return rollout
 
     def _step(self, carry, inputs):
         memory, previous, predicted = carry
-        truth, use_truth = inputs
+        truth, use_truth, told = inputs
         latent = jnp.where(use_truth[:, None, None, None], truth, predicted)
         x = self.embed(jnp.concatenate([latent, latent - previous], -1))
         for block in self.blocks:
             x = block(x)
         memory, hidden = self.cell(memory, silu(x))
-        flow = self.flow(hidden)
+        flow = self.flow(hidden) if told.flow is None else told.flow
         warped = self.warp(latent, flow)
         visible_logit = self.visible_head(hidden)
-        residual = self.residual_head(jnp.concatenate([warped, hidden], -1))
-        following = nn.sigmoid(visible_logit) * warped + residual
+        visible = nn.sigmoid(visible_logit) if told.visible is None else told.visible
+        residual = told.residual
+        if residual is None:
+            residual = self.residual_head(jnp.concatenate([warped, hidden], -1))
+        following = visible * warped + residual
         output = Rollout(following, warped, flow, visible_logit, residual, hidden)
         return (memory, latent, following), output
 

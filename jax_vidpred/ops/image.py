@@ -4,8 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+AnyArray = Array | np.ndarray
 
-def to_float(image: UInt8[Array, "..."] | Float[Array, "..."]) -> Float[Array, "..."]:
+
+def to_float(
+    image: UInt8[AnyArray, "..."] | Float[AnyArray, "..."],
+) -> Float[AnyArray, "..."]:
     """uint8 in 0..255 to float32 in [0, 1]; floating images pass through."""
     if image.dtype == jnp.uint8:
         return image.astype(jnp.float32) / 255

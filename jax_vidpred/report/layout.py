@@ -22,6 +22,7 @@ p { margin: 0 }
 .headline { font-size: clamp(21px, 2.6vw, 30px); line-height: 1.32; font-weight: 600;
   letter-spacing: -.012em; margin-top: 10px; max-width: 34em; text-wrap: pretty;
   overflow-wrap: anywhere }
+header .quiet { margin-top: 14px }
 .quiet { color: var(--quiet); font-size: 14px; max-width: 74em;
   overflow-wrap: anywhere }
 .scroll { overflow-x: auto }
@@ -33,6 +34,9 @@ th:first-child { text-align: left; padding-left: 0; white-space: normal;
   overflow-wrap: anywhere; min-width: 7em }
 thead th { white-space: normal; text-wrap: balance }
 tbody th { font-size: 16px; color: var(--ink) }
+tbody th, td { vertical-align: baseline }
+.scroll + .scroll { margin-top: 28px }
+.scroll + .quiet { margin-top: 12px }
 tr.baseline th, tr.baseline td { color: var(--quiet) }
 .results { display: grid; gap: 32px 56px; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)) }

@@ -13,7 +13,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -32,6 +32,7 @@ from jax_vidpred.report.table import (
     BASELINES,
     CONSTANT_VELOCITY,
     COPY_LAST,
+    TRUTH,
     VAE_CEILING,
     Scores,
     cells,
@@ -46,7 +47,11 @@ _TABLE_NOTES = {
     COPY_LAST: "Copy-last repeats the last context frame.",
     CONSTANT_VELOCITY: "Constant velocity moves its content on along the last flow.",
     VAE_CEILING: "The VAE ceiling is the true future, encoded and decoded.",
+    TRUTH: "The truth is the true video through the tracker that sees the predictions.",
     "psnr_moving": "Moving pixels are those that differ from the last context frame.",
+    "iou_carried": "Carried: the objects of the context, moved with the predicted flow;"
+    " tracked: found again in each predicted frame by their looks.",
+    "lifetime_tracked": "The lifetime of an object ends where its IoU falls below 0.5.",
 }
 
 
@@ -90,25 +95,20 @@ def write_page(
 def build_page(*, title, summary_table, videos, curves, provenance, headline=None):
     """The text that `write_page` writes; same arguments."""
     parts = [
-        f'<header><h1>{_escape(title)}</h1><p class="headline">'
-        f"{_escape(headline or headline_of(summary_table, videos))}</p></header>",
+        header(title, headline or headline_of(summary_table, videos)),
         _results(summary_table, videos),
-        _videos(videos),
+        videos_section("Videos", videos),
     ]
-    for section, plots in curves.items():
-        if plots:
-            figures = "".join(_figure(*item) for item in plots.items())
-            size = "plots small" if len(plots) > 1 else "plots"
-            parts.append(
-                f"<section><h2>{_escape(section)}</h2>"
-                f'<div class="{size}">{figures}</div></section>'
-            )
+    for name, plots in curves.items():
+        kind = "plots small" if len(plots) > 1 else "plots"
+        parts.append(section(name, figures(plots, kind)))
     if provenance:
-        items = "".join(
-            f"<dt>{_escape(key)}</dt><dd>{_escape(str(value))}</dd>"
-            for key, value in provenance.items()
-        )
-        parts.append(f"<section><h2>How this was made</h2><dl>{items}</dl></section>")
+        parts.append(section("How this was made", definitions(provenance)))
+    return document(title, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """The whole page around its parts, which are HTML."""
     # The policy forbids the page to fetch anything and to run any script but this one.
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = (
@@ -120,12 +120,49 @@ def build_page(*, title, summary_table, videos, curves, provenance, headline=Non
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>{_escape(title)}</title><style>{STYLE}</style>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
         "<noscript><style>.bar, .panels { display: none }</style></noscript></head>\n"
         "<body><main>\n"
         + "\n".join(parts)
         + f"\n</main><script>{SCRIPT}</script></body></html>\n"
     )
+
+
+def header(title: str, headline: str, more: str = "") -> str:
+    """What the page begins with; `more` is said below in smaller letters."""
+    more = f'<p class="quiet">{escape(more)}</p>' if more else ""
+    return (
+        f'<header><h1>{escape(title)}</h1><p class="headline">{escape(headline)}</p>'
+        f"{more}</header>"
+    )
+
+
+def section(heading_: str, content: str) -> str:
+    """A part with a heading around HTML; nothing around nothing."""
+    return f"<section><h2>{escape(heading_)}</h2>{content}</section>" * bool(content)
+
+
+def definitions(items: Mapping[str, str]) -> str:
+    """A list of names and what they are."""
+    rows = "".join(
+        f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>"
+        for key, value in items.items()
+    )
+    return f"<dl>{rows}</dl>" * bool(rows)
+
+
+def figures(plots: Mapping[str, bytes], kind: str = "plots") -> str:
+    """Drawings beside each other.
+
+    Args:
+      plots: caption -> bytes made by `report.plots`.
+      kind: "plots", or "plots small" for more of them in a row.
+    """
+    each = "".join(
+        f'<figure aria-label="{escape(caption)}">{drawing(data)}</figure>'
+        for caption, data in plots.items()
+    )
+    return f'<div class="{kind}">{each}</div>' * bool(each)
 
 
 def headline_of(scores: Scores, videos: Sequence[VideoReport]) -> str:
@@ -158,7 +195,8 @@ def headline_of(scores: Scores, videos: Sequence[VideoReport]) -> str:
     )
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Text as HTML."""
     return html.escape(str(text), quote=True)
 
 
@@ -167,45 +205,72 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _drawing(data: bytes) -> str:
+def drawing(data: bytes, *, is_still: bool = True) -> str:
     """HTML for the bytes of a plot.
 
     Ids within an SVG are digests of what they name, so two drawings may share them.
+
+    Args:
+      data: SVG or PNG.
+      is_still: leaves out the cursor, which belongs to the player of one video.
     """
     if data.startswith(b"\x89PNG"):
         return f'<img alt="" src="{data_uri(data, "image/png")}">'
-    return data.decode()
+    svg = data.decode()
+    return re.sub(r'<g class="cursor".*?</g>', "", svg, flags=re.S) if is_still else svg
 
 
-def _figure(caption, data):
-    return f'<figure aria-label="{_escape(caption)}">{_drawing(data)}</figure>'
+def score_table(scores: Scores, corner: str = "mean over frames") -> str:
+    """Systems against metrics; `corner` says what the numbers are."""
+    head = "".join(f"<th>{escape(heading(key))}</th>" for key in columns(scores))
+    rows = {
+        name: [f"<b>{c.text}</b>" if c.is_best else c.text for c in row]
+        for name, row in cells(scores).items()
+    }
+    return table(f"<th>{escape(corner)}</th>{head}", rows)
+
+
+def table(
+    head: str,
+    rows: Mapping[str, Sequence[str]],
+    quiet: Container[str] = BASELINES,
+) -> str:
+    """A table that scrolls sideways where it is too wide.
+
+    Args:
+      head: HTML of the cells of the first row.
+      rows: name -> HTML of the other cells.
+      quiet: names of rows that stand back.
+    """
+    body = "".join(
+        ('<tr class="baseline">' if name in quiet else "<tr>")
+        + f"<th>{escape(name)}</th>"
+        + "".join(f"<td>{cell}</td>" for cell in row)
+        + "</tr>"
+        for name, row in rows.items()
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def table_note(scores: Scores) -> str:
+    """What the names in a table mean."""
+    shown = [*scores, *columns(scores)]
+    note = " ".join(words for key, words in _TABLE_NOTES.items() if key in shown)
+    return f'<p class="quiet">{note}</p>'
 
 
 def _results(scores, videos):
     if not scores:
         return ""
-    head = "".join(f"<th>{_escape(heading(key))}</th>" for key in columns(scores))
-    rows = ""
-    for name, row in cells(scores).items():
-        values = "".join(
-            f"<td><b>{c.text}</b></td>" if c.is_best else f"<td>{c.text}</td>"
-            for c in row
-        )
-        kind = ' class="baseline"' if name in BASELINES else ""
-        rows += f"<tr{kind}><th>{_escape(name)}</th>{values}</tr>"
-    table = (
-        f'<div class="scroll"><table><thead><tr><th>mean over frames</th>{head}</tr>'
-        f"</thead><tbody>{rows}</tbody></table></div>"
-    )
-    shown = [*scores, *columns(scores)]
-    note = " ".join(words for key, words in _TABLE_NOTES.items() if key in shown)
     curves = _mean_curves(videos)
-    picture = f"<div>{_drawing(psnr_curves(curves))}</div>" if curves else ""
-    # The cursor belongs to the player of one video.
-    picture = re.sub(r'<g class="cursor".*?</g>', "", picture, flags=re.S)
-    return (
-        f'<section><h2>Results</h2><div class="results"><div>{table}'
-        f'<p class="quiet">{note}</p></div>{picture}</div></section>'
+    picture = f"<div>{drawing(psnr_curves(curves))}</div>" if curves else ""
+    return section(
+        "Results",
+        f'<div class="results"><div>{score_table(scores)}{table_note(scores)}</div>'
+        f"{picture}</div>",
     )
 
 
@@ -218,7 +283,8 @@ def _mean_curves(videos):
     return {n: np.mean([v.psnr[n] for v in measured], axis=0) for n in names}
 
 
-def _videos(videos):
+def videos_section(heading_: str, videos: Sequence[VideoReport]) -> str:
+    """A player for each video, below a legend of what its panels show."""
     if not videos:
         return ""
     wheel = io.BytesIO()
@@ -226,16 +292,14 @@ def _videos(videos):
     source = data_uri(wheel.getvalue(), "image/png")
     reading = {p.kind: p.explanation for v in videos for p in panels(v)}
     phrases = "".join(
-        f"<span><b>{_escape(kind)}</b> {_escape(words)}</span>"
+        f"<span><b>{escape(kind)}</b> {escape(words)}</span>"
         for kind, words in reading.items()
     )
-    return (
-        '<section><h2>Videos</h2><div class="legend">'
-        f'<img alt="colour of each direction" src="{source}">'
+    legend = (
+        f'<div class="legend"><img alt="colour of each direction" src="{source}">'
         f'<p class="quiet">{phrases}</p></div>'
-        + "\n".join(map(_video, videos))
-        + "</section>"
     )
+    return section(heading_, legend + "\n".join(map(_video, videos)))
 
 
 def _video(report: VideoReport) -> str:
@@ -256,12 +320,12 @@ def _video(report: VideoReport) -> str:
                 collisions_true=collisions,
             )
         )
-    plots = "".join(f"<figure>{_drawing(d)}</figure>" for d in drawings)
+    plots = "".join(f"<figure>{drawing(d, is_still=False)}</figure>" for d in drawings)
     movie = encode_mp4(panel_video(report, height=128), fps=FRAMES_PER_SECOND, crf=26)
-    note = f'<p class="quiet">{_escape(report.note)}</p>' if report.note else ""
+    note = f'<p class="quiet">{escape(report.note)}</p>' if report.note else ""
     split = (report.num_context - 0.5) / (total - 1)
     return (
-        f"<article><h3>{_escape(report.name)}</h3>{note}"
+        f"<article><h3>{escape(report.name)}</h3>{note}"
         f'<div class="bar"><button type="button">Play</button>'
         f'<input type="range" aria-label="frame" min="0" max="{total - 1}"'
         f' value="{report.num_context}" data-context="{report.num_context}"'
@@ -280,8 +344,8 @@ def _panel(panel: Panel, report: VideoReport) -> str:
     start = report.num_context + report.num_future - len(panel.frames)
     predicted = "" if panel.predicted_from is None else panel.predicted_from
     return (
-        f'<figure><figcaption title="{_escape(panel.title)}">{_escape(panel.title)}'
-        f'</figcaption><canvas role="img" aria-label="{_escape(panel.title)}"'
+        f'<figure><figcaption title="{escape(panel.title)}">{escape(panel.title)}'
+        f'</figcaption><canvas role="img" aria-label="{escape(panel.title)}"'
         f' class="{"grid" if is_grid else ""}" width="{width}" height="{height}"'
         f' data-columns="{columns_}" data-start="{start}" data-predicted="{predicted}">'
         f'<img alt="" src="{data_uri(sheet, "image/webp")}"></canvas></figure>'

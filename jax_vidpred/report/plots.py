@@ -18,19 +18,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from jax_vidpred.report.table import CONSTANT_VELOCITY, COPY_LAST, VAE_CEILING
+from jax_vidpred.report.table import CONSTANT_VELOCITY, COPY_LAST, TRUTH, VAE_CEILING
 
 # Told apart by people with any colour vision, and of middle lightness, so that each
 # stands out from white and from black. Lines differ in their dashes as well.
-_CYCLE = ("#2a78d0", "#d9730d", "#c2569b", "#8a63d2", "#a8572a")
+CYCLE = ("#2a78d0", "#d9730d", "#c2569b", "#8a63d2", "#a8572a")
 _BASELINE_STYLES = {
     COPY_LAST: ("#7d8590", (0, (1.5, 1.5))),
     CONSTANT_VELOCITY: ("#12967a", (0, (5, 1.5))),
     VAE_CEILING: ("#7d8590", (0, (6, 2, 1.5, 2))),
+    TRUTH: ("#7d8590", "-"),
 }
-_INK = "#010203"  # in SVG stands for the text colour of the page
-_FONT_SIZE = 8.8
-_WIDE, _NARROW = (4.3, 2.4), (3.1, 2.0)  # inches; text stays legible on a phone
+INK = "#010203"  # in SVG stands for the text colour of the page
+FONT_SIZE = 8.8
+WIDE, NARROW = (4.3, 2.4), (3.1, 2.0)  # inches; text stays legible on a phone
 # A line of loss holds no more points than this: averages over equal spans.
 _MAX_POINTS = 240
 
@@ -42,12 +43,13 @@ def styles(names: Iterable[str]) -> dict[str, tuple[str, object]]:
         if name in _BASELINE_STYLES:
             result[name] = _BASELINE_STYLES[name]
         else:
-            result[name] = (_CYCLE[used % len(_CYCLE)], "-")
+            result[name] = (CYCLE[used % len(CYCLE)], "-")
             used += 1
     return result
 
 
-def _axes(size, xlabel, ylabel):
+def new_axes(size, xlabel, ylabel):
+    """A figure of `size` inches and its axes, as all drawings here have them."""
     # 72 dots per inch are the units of an SVG, which the moving cursor counts in.
     figure = Figure(figsize=size, dpi=72, layout="constrained")
     axes = figure.add_subplot()
@@ -55,19 +57,17 @@ def _axes(size, xlabel, ylabel):
     axes.patch.set_visible(False)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set(color=_INK, alpha=0.35)
-    axes.tick_params(
-        which="both", length=0, pad=4, labelsize=_FONT_SIZE, labelcolor=_INK
-    )
-    axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.7)
+    axes.spines["bottom"].set(color=INK, alpha=0.35)
+    axes.tick_params(which="both", length=0, pad=4, labelsize=FONT_SIZE, labelcolor=INK)
+    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.set_xlabel(xlabel, fontsize=_FONT_SIZE, color=_INK)
-    axes.set_ylabel(ylabel, fontsize=_FONT_SIZE, color=_INK)
+    axes.set_xlabel(xlabel, fontsize=FONT_SIZE, color=INK)
+    axes.set_ylabel(ylabel, fontsize=FONT_SIZE, color=INK)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     return figure, axes
 
 
-def _label_ends(axes, ends: Mapping[str, float], style):
+def label_ends(axes, ends: Mapping[str, float], style):
     """Writes each name beside the end of its line; names that would overlap move."""
     fractions = {}
     axes.get_ylim()  # brings the transform up to date with what was plotted
@@ -75,7 +75,7 @@ def _label_ends(axes, ends: Mapping[str, float], style):
         pixel = axes.transData.transform((0, y))[1]
         fractions[name] = axes.transAxes.inverted().transform((0, pixel))[1]
     names = sorted(fractions, key=fractions.get)
-    height = 1.35 * _FONT_SIZE / (axes.figure.get_figheight() * 72 * 0.75)
+    height = 1.35 * FONT_SIZE / (axes.figure.get_figheight() * 72 * 0.75)
     places = np.array([fractions[name] for name in names])
     for _ in range(200):
         overlap = height - np.diff(places)
@@ -87,30 +87,30 @@ def _label_ends(axes, ends: Mapping[str, float], style):
         places = np.maximum(places, height / 3)  # not into the numbers of the axis
     for name, place in zip(names, places, strict=True):
         axes.annotate(
-            _plain(name),
+            plain(name),
             (1.015, place),
             xycoords="axes fraction",
             va="center",
-            fontsize=_FONT_SIZE,
+            fontsize=FONT_SIZE,
             color=style[name][0],
             parse_math=False,
             annotation_clip=False,
         )
 
 
-def _plain(text: str, limit: int = 26) -> str:
+def plain(text: str, limit: int = 26) -> str:
     """One printable line of at most `limit` characters."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _render(figure, image_format, cursor=None):
+def render(figure, image_format, cursor=None):
     """Bytes of the figure. `cursor` = (axes, frame): the line that a page may move."""
     if image_format not in ("svg", "png"):
         raise ValueError(f"image_format={image_format!r}, expected 'svg' or 'png'")
     if cursor is not None and image_format == "svg":
         axes, frame = cursor
-        axes.axvline(frame, color=_INK, alpha=0.5, linewidth=1, gid="cursor")
+        axes.axvline(frame, color=INK, alpha=0.5, linewidth=1, gid="cursor")
     stream = io.BytesIO()
     if image_format == "png":
         figure.patch.set(visible=True, facecolor="white")
@@ -122,7 +122,7 @@ def _render(figure, image_format, cursor=None):
     svg = stream.getvalue().decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = svg.replace(_INK, "currentColor")
+    svg = svg.replace(INK, "currentColor")
     if cursor is not None:
         step = np.diff(axes.transData.transform([(0, 0), (1, 0)])[:, 0])[0]
         place = (
@@ -149,7 +149,7 @@ def psnr_curves(
       ylabel: what is measured, with its unit.
       image_format: "svg" or "png".
     """
-    figure, axes = _axes(_WIDE, "predicted frame", ylabel)
+    figure, axes = new_axes(WIDE, "predicted frame", ylabel)
     style = styles(curves)
     ends = {}
     for name, values in curves.items():
@@ -172,8 +172,8 @@ def psnr_curves(
     length = max((len(v) for v in curves.values()), default=1)
     axes.set_xlim(1, max(length, 1.5))
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-    _label_ends(axes, ends, style)
-    return _render(figure, image_format, (axes, 1))
+    label_ends(axes, ends, style)
+    return render(figure, image_format, (axes, 1))
 
 
 def collision_curve(
@@ -192,12 +192,12 @@ def collision_curve(
         predicted frame, 0 = the last of the context. None = not known.
       image_format: "svg" or "png".
     """
-    figure, axes = _axes(
-        _WIDE, "frame (1 = first predicted)", "probability of a collision"
+    figure, axes = new_axes(
+        WIDE, "frame (1 = first predicted)", "probability of a collision"
     )
     probability = np.asarray(probability, np.float64)
     frames = np.arange(num_future - len(probability) + 1, num_future + 1)
-    color = _CYCLE[0]
+    color = CYCLE[0]
     axes.plot(frames, probability, color=color, linewidth=2.1)
     axes.fill_between(frames, probability, color=color, alpha=0.15, linewidth=0)
     first = min(frames[0], 1)
@@ -206,11 +206,11 @@ def collision_curve(
     axes.set_yticks((0, 0.5, 1))
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     if first < 1:
-        axes.axvspan(first, 0.5, color=_INK, alpha=0.06, linewidth=0)
+        axes.axvspan(first, 0.5, color=INK, alpha=0.06, linewidth=0)
         place = (first + 0.01 * (num_future - first), 0.97)
-        axes.text(*place, "context", va="top", fontsize=_FONT_SIZE, color=_INK)
+        axes.text(*place, "context", va="top", fontsize=FONT_SIZE, color=INK)
     shown = sorted(f for f in collisions_true or () if first <= f <= num_future)
-    axes.plot(shown, [1.12] * len(shown), "v", color=_CYCLE[1], markersize=6)
+    axes.plot(shown, [1.12] * len(shown), "v", color=CYCLE[1], markersize=6)
     if shown:
         on_left = shown[-1] > (first + 2 * num_future) / 3
         frame = shown[0] if on_left else shown[-1]
@@ -221,10 +221,10 @@ def collision_curve(
             textcoords="offset points",
             ha="right" if on_left else "left",
             va="center",
-            fontsize=_FONT_SIZE,
-            color=_CYCLE[1],
+            fontsize=FONT_SIZE,
+            color=CYCLE[1],
         )
-    return _render(figure, image_format, (axes, 1))
+    return render(figure, image_format, (axes, 1))
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
@@ -288,7 +288,7 @@ def loss_curves(
 
 
 def _loss_plot(term, lines, style, image_format):
-    figure, axes = _axes(_NARROW, "training step", _plain(term.replace("_", " "), 20))
+    figure, axes = new_axes(NARROW, "training step", plain(term.replace("_", " "), 20))
     axes.yaxis.label.set_parse_math(False)
     values = np.concatenate([list(points.values()) for points in lines.values()])
     if values.min() > 0 and values.max() > 10 * values.min():
@@ -314,17 +314,22 @@ def _loss_plot(term, lines, style, image_format):
         lambda x, _: f"{x / 1000:g}k" if x >= 1e4 else f"{x:g}"
     )
     if len(lines) > 1:
-        _label_ends(axes, ends, style)
-    return _render(figure, image_format)
+        label_ends(axes, ends, style)
+    return render(figure, image_format)
 
 
 def gain_plot(
-    gains: Mapping[str, float], *, image_format: str = "svg", max_bars: int = 20
+    gains: Mapping[str, float],
+    *,
+    noun: str = "video",
+    image_format: str = "svg",
+    max_bars: int = 20,
 ) -> bytes:
     """What test-time training gains on each video: bars, or a histogram of many.
 
     Args:
       gains: video name -> gain in dB; negative = it did harm.
+      noun: what one of them is.
       image_format: "svg" or "png".
       max_bars: more videos than this become a histogram.
     """
@@ -332,23 +337,23 @@ def gain_plot(
     mean = values.mean() if len(values) else math.nan
     gain_label = f"gain in PSNR (dB), mean {mean:+.2f}"
     if len(values) > max_bars:
-        figure, axes = _axes(_WIDE, gain_label, "videos")
+        figure, axes = new_axes(WIDE, gain_label, f"{noun}s")
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         edges = np.histogram_bin_edges(values, bins=min(24, max(8, len(values) // 4)))
         counts, _ = np.histogram(values, edges)
-        colors = [_CYCLE[0] if c >= 0 else _CYCLE[1] for c in (edges[1:] + edges[:-1])]
+        colors = [CYCLE[0] if c >= 0 else CYCLE[1] for c in (edges[1:] + edges[:-1])]
         axes.bar(edges[:-1], counts, np.diff(edges) * 0.92, align="edge", color=colors)
-        axes.axvline(0, color=_INK, linewidth=1)
-        return _render(figure, image_format)
-    figure, axes = _axes((_WIDE[0], 0.9 + 0.2 * len(values)), gain_label, "video")
+        axes.axvline(0, color=INK, linewidth=1)
+        return render(figure, image_format)
+    figure, axes = new_axes((WIDE[0], 0.9 + 0.2 * len(values)), gain_label, noun)
     order = np.argsort(values)
-    colors = [_CYCLE[0] if values[k] >= 0 else _CYCLE[1] for k in order]
+    colors = [CYCLE[0] if values[k] >= 0 else CYCLE[1] for k in order]
     axes.barh(np.arange(len(order)), values[order], 0.66, color=colors)
     names = list(gains)
-    axes.set_yticks(np.arange(len(order)), [_plain(names[k]) for k in order])
+    axes.set_yticks(np.arange(len(order)), [plain(names[k]) for k in order])
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
     axes.grid(False, axis="y")
-    axes.grid(axis="x", color=_INK, alpha=0.12, linewidth=0.7)
-    axes.axvline(0, color=_INK, linewidth=1)
-    return _render(figure, image_format)
+    axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.7)
+    axes.axvline(0, color=INK, linewidth=1)
+    return render(figure, image_format)

@@ -101,6 +101,7 @@ def test_arrays_of_a_video(pair):
         schema.STATE: ((t, 6, 4), "float32"),
         schema.PRESENT: ((t, 6), "uint8"),
         schema.COLLISION: ((t,), "float32"),
+        schema.PAIRS: ((t, 6, 6), "uint8"),
     }
     annotation = make_annotation(0)
     flow, visible = groundtruth.cast_flow(annotation, 4, 6, frame_stride=3)
@@ -125,6 +126,9 @@ def test_collisions_count_in_the_step_that_holds_their_frame(pair):
     wanted[2:5] = 1
     wanted[8:11] = 2
     np.testing.assert_array_equal(counts, wanted)
+    pairs = clevrer.read_arrays(pair, **OPTIONS)[schema.PAIRS]
+    assert pairs[9, 0, 2] and pairs[9, 2, 1] and not pairs[9, 0, 1]
+    np.testing.assert_array_equal(pairs.sum((1, 2)), 2 * wanted)
     # Every third step covers each frame once: nothing is lost and nothing counts twice.
     assert counts[0::3].sum() == counts[1::3].sum() == counts[2::3].sum() == 3
 

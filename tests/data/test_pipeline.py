@@ -14,6 +14,7 @@ from jax_vidpred.data.schema import (
     COLLISION,
     FLOW,
     MASK,
+    PAIRS,
     PRESENT,
     SEGMENTS,
     START,
@@ -24,7 +25,7 @@ from jax_vidpred.data.schema import (
     DataError,
 )
 
-EVERYTHING = (VIDEO, FLOW, VISIBLE, SEGMENTS, STATE, PRESENT, COLLISION)
+EVERYTHING = (VIDEO, FLOW, VISIBLE, SEGMENTS, STATE, PRESENT, COLLISION, PAIRS)
 SETTINGS = {"keys": (VIDEO,), "batch_size": 4, "clip_frames": 5}
 
 
@@ -56,6 +57,7 @@ def test_shapes_and_types_are_those_of_the_schema(prepared):
         STATE: ((3, 5, 6, 4), "float32"),
         PRESENT: ((3, 5, 6), "bool"),
         COLLISION: ((3, 4), "float32"),
+        PAIRS: ((3, 4, 6, 6), "bool"),
         MASK: ((3,), "bool"),
         VIDEO_ID: ((3,), "int32"),
         START: ((3,), "int32"),

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.signal import correlate2d
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from jax_vidpred.metrics import frame
@@ -37,10 +38,10 @@ def test_psnr_agrees_with_scikit_image():
     ("preset", "options"),
     [
         (
-            "wang",
+            "wang-gauss",
             {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False},
         ),
-        ("skimage", {}),
+        ("skimage-default", {}),
     ],
 )
 @pytest.mark.parametrize("noise", [0.02, 0.3])
@@ -57,6 +58,65 @@ def test_ssim_agrees_with_scikit_image(preset, options, noise):
         prediction, target, preset=preset
     )
     np.testing.assert_allclose(computed, expected, atol=2e-6)
+
+
+def ssim_without_padding(x, y):
+    """As tf.image.ssim: 2-D window, luminance times contrast, channel by channel."""
+    square = (np.arange(11) - 5.0) ** 2 / (2 * 1.5**2)
+    window = np.exp(-square[:, None] - square)
+    window /= window.sum()
+    similarities = []
+    for p, q in zip(
+        *(np.moveaxis(z, -1, 0).astype(float) for z in (x, y)), strict=True
+    ):
+        m_p, m_q, m_pq, m_squares = (
+            correlate2d(z, window, "valid") for z in (p, q, p * q, p * p + q * q)
+        )
+        luminance = (2 * m_p * m_q + 0.01**2) / (m_p**2 + m_q**2 + 0.01**2)
+        contrast = (2 * m_pq - 2 * m_p * m_q + 0.03**2) / (
+            m_squares - m_p**2 - m_q**2 + 0.03**2
+        )
+        similarities.append((luminance * contrast).mean())
+    return np.mean(similarities)
+
+
+def test_tf_valid_is_the_same_number_as_wang_gauss():
+    prediction, target = video_pair()
+    computed = frame.ssim(prediction, target, preset="tf-valid")
+    expected = per_frame(ssim_without_padding, prediction, target)
+    np.testing.assert_allclose(computed, expected, atol=2e-6)
+    by_skimage = frame.ssim(prediction, target, preset="wang-gauss")
+    np.testing.assert_array_equal(computed, by_skimage)
+
+
+def test_preset_torchmetrics_counts_mirrored_borders():
+    prediction, target = video_pair()
+    padded = [
+        np.pad(x, [(0, 0)] * 2 + [(5, 5)] * 2 + [(0, 0)], "reflect")
+        for x in (prediction, target)
+    ]
+    computed = frame.ssim(prediction, target, preset="torchmetrics")
+    np.testing.assert_allclose(computed, frame.ssim(*padded), atol=2e-6)
+    # Damage at the very border: the other presets hardly see it.
+    broken = target.copy()
+    broken[:, :, :2] = 0.5
+    whole, inside = (
+        frame.ssim(broken, target, preset=p) for p in ("torchmetrics", "wang-gauss")
+    )
+    assert (whole < inside - 0.05).all()
+
+
+@pytest.mark.parametrize("preset", frame.SSIM_PRESETS)
+def test_ssim_is_symmetric_and_falls_with_noise(preset):
+    prediction, target = video_pair(0.05)
+    score = frame.ssim(prediction, target, preset=preset)
+    swapped = frame.ssim(target, prediction, preset=preset)
+    np.testing.assert_allclose(score, swapped, atol=1e-5)
+    np.testing.assert_allclose(
+        frame.ssim(target, target, preset=preset), 1.0, atol=1e-6
+    )
+    worse = frame.ssim(video_pair(0.3)[0], target, preset=preset)
+    assert (worse < score - 0.1).all()
 
 
 def test_ssim_of_flat_frames_is_the_luminance_term():
@@ -79,6 +139,33 @@ def test_identical_frames_reach_the_cap_and_predictions_are_clamped():
     assert frame.psnr(target + 3.0, target).item() == pytest.approx(frame.PSNR_MAX)
     assert frame.mse(target + 3.0, target).item() == 0
     assert frame.mae(target + 3.0, target).item() == 0
+
+
+def test_psnr_of_a_video_pools_before_the_logarithm():
+    target = jnp.full((2, 2, 4, 4, 3), 0.5)
+    errors = jnp.array([[0.1, 0.01], [0.1, 0.1]]).reshape(2, 2, 1, 1, 1)
+    # -10 log10((1e-2 + 1e-4) / 2) = 22.967; the mean of the frames would be 30.
+    np.testing.assert_allclose(
+        frame.psnr_video(target + errors, target), [22.967, 20], rtol=1e-4
+    )
+    mask = np.zeros((2, 2, 4, 4, 1), bool)
+    mask[0, 0, 0], mask[0, 1] = True, True  # 4 pixels and 16
+    pooled = -10 * np.log10((4 * 1e-2 + 16 * 1e-4) / 20)
+    computed = frame.psnr_video(target + errors, target, mask)
+    np.testing.assert_allclose(computed[0], pooled, rtol=1e-4)
+    assert np.isnan(computed[1])
+
+
+def test_capped_frames_are_counted():
+    target = jnp.full((2, 3, 4, 4, 3), 0.5)
+    prediction = target.at[0, 1].add(0.1).at[1, :, 0, 0].add(1e-3)
+    np.testing.assert_array_equal(frame.capped_frames(prediction, target), [2, 0])
+    mask = jnp.ones((2, 3, 4, 4, 1), bool).at[:, 0].set(False).at[:, :, 0, 0].set(False)
+    # A frame without a pixel has no PSNR, so no capped one either.
+    counts = frame.capped_frames(prediction, target, mask)
+    np.testing.assert_array_equal(counts, [1, 2])
+    at_cap = frame.psnr(prediction, target) >= frame.PSNR_MAX - 1e-4
+    np.testing.assert_array_equal(at_cap.sum(-1), [2, 0])
 
 
 def test_mask_selects_the_pixels_that_count():

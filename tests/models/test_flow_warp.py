@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jax_vidpred.models.flow_warp import FlowWarp
+from jax_vidpred.models.flow_warp import FlowWarp, Told
 
 B, K, H, W, C = 2, 5, 6, 5, 3
 OPTIONS = {
@@ -121,7 +121,9 @@ def test_truth_and_prediction_mix_within_a_batch(trained, latents):
 
 def test_scan_equals_a_loop_of_steps(trained, latents):
     rollout, _, _ = run(trained, latents, PREDICTING)
-    step = jax.jit(lambda c, x: NET.apply(trained, c, x, method=FlowWarp._step))
+    step = jax.jit(
+        lambda c, x: NET.apply(trained, c, (*x, Told()), method=FlowWarp._step)
+    )
     zeros = jnp.zeros((B, H, W, OPTIONS["features"]))
     carry = ((zeros, zeros), latents[:, 0], latents[:, 0])
     for k in range(K):

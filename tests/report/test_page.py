@@ -182,7 +182,7 @@ def browse(page, profile):
         "--host-resolver-rules=MAP * ~NOTFOUND",
         f"--user-data-dir={profile}",
         "--enable-logging=stderr",
-        "--virtual-time-budget=3000",
+        "--virtual-time-budget=10000",
         "--dump-dom",
         page.as_uri(),
     ]

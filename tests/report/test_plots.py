@@ -111,13 +111,13 @@ def test_collisions_are_marked_where_the_axis_reaches():
         svg = plots.collision_curve(
             np.linspace(0, 1, 10), num_future=4, collisions_true=collisions
         )
-        color = plots._CYCLE[1]
+        color = plots.CYCLE[1]
         uses = [u for u in parse(svg).iter(f"{SVG}use") if color in u.get("style", "")]
         return sorted(float(u.get("x")) for u in uses), svg
 
     places, svg = marks([-5, 0, 4, 9])  # the axis goes from -5 to 4
     assert len(places) == 3
-    corners = line(svg, plots._CYCLE[0], 2.1)
+    corners = line(svg, plots.CYCLE[0], 2.1)
     np.testing.assert_allclose(places, corners[[0, 5, 9], 0], atol=1e-3)
     assert "true collisions" in texts(svg)
     assert marks(None)[0] == marks([])[0] == []
@@ -145,14 +145,14 @@ def test_loss_curves_are_grouped_by_term():
     assert list(result) == ["loss", "kl"]
     assert {"train", "eval", "training step"} <= set(texts(result["loss"]))
     assert not {"train", "eval"} & set(texts(result["kl"]))  # one line needs no name
-    corners = line(result["loss"], plots._CYCLE[0], 1.6)
+    corners = line(result["loss"], plots.CYCLE[0], 1.6)
     assert len(corners) == 3
     np.testing.assert_allclose(np.diff(corners[:, 1]), np.diff(corners[:, 1])[0])
 
 
 def test_a_wide_range_gets_a_logarithmic_axis():
     records = [{"step": k, "train/loss": 10.0 ** (-k)} for k in range(5)]
-    corners = line(plots.loss_curves(records)["loss"], plots._CYCLE[0], 1.6)
+    corners = line(plots.loss_curves(records)["loss"], plots.CYCLE[0], 1.6)
     np.testing.assert_allclose(
         np.diff(corners[:, 1]), np.diff(corners[:, 1])[0], atol=1e-3
     )
@@ -160,14 +160,14 @@ def test_a_wide_range_gets_a_logarithmic_axis():
 
 def test_long_runs_are_averaged_over_spans():
     records = [{"step": k, "train/loss": 1.0 + k % 2} for k in range(4800)]
-    corners = line(plots.loss_curves(records)["loss"], plots._CYCLE[0], 1.6)
+    corners = line(plots.loss_curves(records)["loss"], plots.CYCLE[0], 1.6)
     assert len(corners) <= 240
 
 
 def test_gains_are_bars_and_many_gains_a_histogram():
     svg = plots.gain_plot({"a": 0.3, "b": -0.1, "c": 0.1}).decode()
-    assert svg.count(f"fill: {plots._CYCLE[0]}") == 2
-    assert svg.count(f"fill: {plots._CYCLE[1]}") == 1
+    assert svg.count(f"fill: {plots.CYCLE[0]}") == 2
+    assert svg.count(f"fill: {plots.CYCLE[1]}") == 1
     assert "mean +0.10" in svg
     many = plots.gain_plot({str(k): k / 30 - 0.4 for k in range(30)})
     assert "videos" in texts(many)

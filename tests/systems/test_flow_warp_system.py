@@ -9,7 +9,6 @@ from jax_vidpred import systems
 from jax_vidpred.data import schema
 from jax_vidpred.metrics import frame
 from jax_vidpred.ops.image import to_float
-from jax_vidpred.systems import flow_warp
 
 NEEDS = {
     "latent": (),
@@ -207,43 +206,34 @@ def test_prediction_has_the_promised_shapes(temporal_stage, tiny, num_future):
     }
 
 
-def test_detail_that_the_vae_loses_moves_with_the_flow(temporal_stage):
+def test_told_the_truth_instead_of_predicting(temporal_stage, tiny):
+    """Each case differs from the prediction by what it was told, and by that alone."""
     system, params = temporal_stage.system, temporal_stage.params
-    latent = jnp.zeros((1, 4, 4, 2))
-    plain = system.vae.decode(params["vae"], latent)
-    frame = jnp.clip(plain, 0, 1).at[0, 8:12, 4:8].add(0.1).clip(0, 1)
-    still = jnp.broadcast_to(latent[:, None], (1, 3, 4, 4, 2))
-    decode = jax.jit(system._decode)
+    batch = tiny.batch()
+    video = to_float(batch[schema.VIDEO])
+    context = video[:, : tiny.context]
+    plain = system.predict(params, context, 2, None)
+    told = jax.jit(system.predict_told, static_argnums=3)
 
-    def frames(x, visible):
-        flow = jnp.broadcast_to(jnp.array([x, 0.0]), (1, 3, 4, 4, 2))
-        seen = jnp.full((1, 3, 4, 4, 1), visible)
-        return decode(params, latent, frame, still, flow, seen)
+    def predict_told(**truth):
+        given = {schema.FLOW: plain.aux["flow"], schema.VISIBLE: plain.aux["visible"]}
+        return told(params, video, {**given, **truth}, tiny.context)
 
-    for frame_k in jnp.moveaxis(frames(0.0, 1.0), 1, 0):
-        np.testing.assert_allclose(frame_k, frame, atol=1e-5)  # as it was seen
-
-    def assert_shows(frame_k, wanted):
-        change = wanted - frame
-        power = np.mean(change**2, -1, keepdims=True)
-        wanted = frame + change * power / (power + 0.015**2)
-        np.testing.assert_allclose(frame_k, np.clip(wanted, 0, 1), atol=1e-5)
-
-    for frame_k in jnp.moveaxis(frames(0.0, 0.0), 1, 0):
-        assert_shows(frame_k, plain)  # nothing is left of the detail
-    # Half a cell to the right is two pixels in each step.
-    detail = np.pad(frame - plain, ((0, 0), (0, 0), (6, 0), (0, 0)), "edge")
-    for k, frame_k in enumerate(jnp.moveaxis(frames(-0.5, 1.0), 1, 0)):
-        moved = detail[:, :, 4 - 2 * k : 20 - 2 * k]
-        assert_shows(frame_k, plain + moved)
-
-
-def test_change_within_the_noise_is_left_out():
-    change = jnp.array([[0.0, 0.0, 0.0], [0.002, -0.001, 0.001], [0.3, -0.2, 0.0]])
-    shown = flow_warp._without_noise(change.reshape(1, 3, 1, 3)).reshape(3, 3)
-    assert (shown[0] == 0).all()
-    assert (jnp.abs(shown[1]) <= 0.02 * jnp.abs(change[1])).all()
-    np.testing.assert_allclose(shown[2], change[2], rtol=0.01)
+    same = predict_told()
+    assert set(same) == {"true flow", "true visibility", "true latent", "no residual"}
+    # Told what it would have predicted itself, it predicts the same.
+    for name in ("true flow", "true visibility"):
+        np.testing.assert_allclose(same[name], plain.video, atol=1e-5)
+    # From the true latents the first frame is the same, the second is not.
+    np.testing.assert_allclose(same["true latent"][:, 0], plain.video[:, 0], atol=1e-5)
+    assert np.abs(same["true latent"][:, 1] - plain.video[:, 1]).max() > 1e-4
+    assert np.abs(same["no residual"] - plain.video).max() > 1e-4
+    # The future is seen through the true latents alone, and not through the last one.
+    video = video.at[:, -1].set(0.5)
+    np.testing.assert_array_equal(predict_told()["true latent"], same["true latent"])
+    other = predict_told(flow=batch[schema.FLOW], visible=batch[schema.VISIBLE])
+    assert np.abs(other["true flow"] - same["true flow"]).max() > 1e-4
+    np.testing.assert_array_equal(other["no residual"], same["no residual"])
 
 
 # --- configuration ------------------------------------------------------------------

@@ -319,11 +319,11 @@ def test_the_commands_take_it(folder, tmp_path, smoke_workdir):
     record["config"]["data"]["root"] = str(twin)  # a twin of its own takes a minute
     (workdir / experiment.RECORD).write_text(json.dumps(record))
     asked = {"num_context": 4, "num_future": 3, "clips_per_video": 1, "max_videos": 1}
-    result = evaluate.run(workdir, **asked, ttt={"num_steps": 1})
+    result = evaluate.run(workdir, **asked, ttt=({"num_steps": 1},)).result
     names = ["reference", "reference + TTT", "constant velocity", "copy-last"]
-    assert list(result["systems"]) == [*names, "VAE ceiling"]
+    assert list(result["systems"]) == [*names, "VAE ceiling", "truth"]
     scores = result["systems"]["reference"]["mean"]
-    assert np.isfinite(scores["psnr"]) and "flow_error" in scores
+    assert np.isfinite(scores["psnr"]) and "iou_carried" in scores
     line = ["--workdir", workdir, "--out", tmp_path / "out", "--num_context", 4]
     line += ["--num_future", 3, "--videos", twin / "video_train"]
     assert predict.main([str(word) for word in line]) == 0

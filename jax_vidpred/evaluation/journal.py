@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -23,33 +24,50 @@ class Journal:
     Args:
       path: the file; None keeps nothing.
       made_from: what decides about the results, as JSON can hold it.
+      others: files of other processes that share the work; they are only read.
     """
 
     def __init__(
         self,
         path: str | os.PathLike | None = None,
         made_from: Mapping[str, Any] | None = None,
+        others: Iterable[str | os.PathLike] = (),
     ):
         self._path = None if path is None else pathlib.Path(path)
         self._head = json.dumps(made_from, sort_keys=True)
-        self._done: dict[str, Any] = {}
+        self._done = {} if self._path is None else self._read(self._path)
+        self._of_others: dict[str, Any] = {}
+        for other in others:
+            self._of_others |= self._read(pathlib.Path(other))
         self._begun = False
-        if self._path is None or not self._path.exists():
-            return
-        head, *lines = self._path.read_text(errors="replace").split("\n")
+        self._lock = threading.Lock()
+
+    def _read(self, path: pathlib.Path) -> dict[str, Any]:
+        if not path.exists():
+            return {}
+        head, *lines = path.read_text(errors="replace").split("\n")
         # What follows the last line break was cut off while it was written.
-        if head == self._head and lines:
-            self._done = dict(json.loads(line) for line in lines[:-1])
+        if head != self._head or not lines:
+            return {}
+        return dict(json.loads(line) for line in lines[:-1])
+
+    def knows(self, part: str) -> bool:
+        """Whether somebody has done the part."""
+        return part in self._done or part in self._of_others
 
     def result(self, part: str, compute: Callable[[], Any]) -> Any:
-        """The result of a part, computed unless it is known.
+        """The result of a part, computed unless it is known; threads may share it.
 
         Raises:
           DataError: the file cannot be written.
         """
+        if part in self._of_others:
+            return self._of_others[part]
         if part not in self._done:
-            self._done[part] = compute()
-            self._write(part)
+            result = compute()
+            with self._lock:
+                self._done[part] = result
+                self._write(part)
         return self._done[part]
 
     def _write(self, part: str) -> None:

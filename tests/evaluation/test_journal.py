@@ -5,7 +5,7 @@ import math
 import pytest
 
 from jax_vidpred.data.schema import DataError
-from jax_vidpred.journal import Journal
+from jax_vidpred.evaluation.journal import Journal
 
 
 def never():

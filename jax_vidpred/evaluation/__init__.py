@@ -1,0 +1,1 @@
+"""How a trained system is measured: clips, baselines, scores, what they stand for."""

@@ -1,0 +1,171 @@
+"""The clips that are scored: which videos, which frames of them, read in batches."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jax_vidpred import experiment
+from jax_vidpred.data import builder
+from jax_vidpred.data.pipeline import usable_videos
+from jax_vidpred.data.schema import (
+    COLLISION,
+    FLOW,
+    PAIRS,
+    PRESENT,
+    SEGMENTS,
+    STATE,
+    VIDEO,
+    VISIBLE,
+    DataError,
+)
+from jax_vidpred.data.source import VideoSource
+from jax_vidpred.data.transforms import PADDING, ReadClips, clip_span
+from jax_vidpred.data.twin.dataset import write_dataset
+from jax_vidpred.evaluation.settings import CUSTOM, Settings
+from jax_vidpred.metrics.protocol import (
+    TWIN,
+    WITHOUT_ENTRIES,
+    start_without_entries,
+    starts_of,
+)
+
+Batch = dict[str, np.ndarray]
+Clip = tuple[int, int]  # index of the video in its source, first raw frame
+EVERYTHING = (VIDEO, FLOW, VISIBLE, SEGMENTS, STATE, PRESENT, COLLISION, PAIRS)
+
+
+def scored_source(
+    settings: Settings,
+    section: Mapping[str, Any],
+    folder: pathlib.Path,
+    *,
+    data: str | None,
+    split: str,
+) -> VideoSource:
+    """The videos of a split at the size and stride of the protocol.
+
+    Args:
+      settings: of the evaluation.
+      section: `config.data` of the trained system.
+      folder: where its work directory keeps data; what is missing is made there.
+      data: a folder of CLEVRER files; None = what was trained on, or for a protocol on
+        the twin the same twin, rendered at the size of the protocol.
+      split: which videos.
+
+    Raises:
+      DataError: it has no such split, or the protocol wants other data.
+    """
+    on_twin = settings.protocol.startswith(TWIN)
+    if on_twin and (data or section["root"]):
+        raise DataError(
+            f"--protocol {settings.protocol} is about the twin, but the data is"
+            f" {data or section['root']}; take --protocol"
+            f" {settings.protocol.removeprefix(TWIN)} for CLEVRER's own files"
+        )
+    if settings.protocol != CUSTOM and not on_twin and not (data or section["root"]):
+        raise DataError(
+            f"--protocol {settings.protocol} is about CLEVRER's own files; name them"
+            f" with --data, or take --protocol {TWIN}{settings.protocol}"
+        )
+    size = (settings.height, settings.width)
+    if data:
+        root = pathlib.Path(data)
+    elif section["root"] or size == (section["height"], section["width"]):
+        root = experiment.data_root(section, folder)
+    else:
+        root = folder / f"twin_{settings.height}x{settings.width}_{split}"
+        twin = section["twin"]
+        videos = {split: twin[f"num_{split}"]}
+        write_dataset(root, videos, *size, seed=twin["seed"])
+    sources = builder.prepare(
+        root,
+        folder / "prepared",
+        height=settings.height,
+        width=settings.width,
+        grid_stride=section["grid_stride"],
+        frame_stride=settings.stride,
+    )
+    if split not in sources:
+        raise DataError(
+            f"{data or 'the data of the work directory'} has no split {split!r}; it has"
+            f" {', '.join(sources)}: give --split or --data"
+        )
+    return sources[split]
+
+
+def fixed_clips(source: VideoSource, settings: Settings) -> list[Clip]:
+    """The clips that are scored, in order of their videos.
+
+    Raises:
+      DataError: there are none.
+    """
+    span = clip_span(settings.clip_frames, settings.stride)
+    keys = (PRESENT,) if settings.clips == WITHOUT_ENTRIES else (VIDEO,)
+    usable = usable_videos(source, keys, settings.clip_frames, settings.stride)
+    if settings.clips == WITHOUT_ENTRIES:
+        clips = [
+            (int(index), start)
+            for index in usable
+            if (start := _first_start(source, int(index), settings)) is not None
+        ]
+        if not clips:
+            raise DataError(
+                f"split {source.split!r} has no clip of {settings.clip_frames} frames"
+                " in which nothing enters; ask for shorter clips"
+            )
+        return _spread(clips, settings.max_videos)
+    return [
+        (int(index), start)
+        for index in _spread(list(usable), settings.max_videos)
+        for start in starts_of(
+            settings.clips,
+            int(source.num_frames[index]),
+            span,
+            clips_per_video=settings.clips_per_video,
+            seed=(settings.seed, int(source.video_ids[index])),
+        )
+    ]
+
+
+def _spread(items: list, count: int | None) -> list:
+    """So many of the items, evenly over all of them."""
+    if count is None or count >= len(items):
+        return items
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def _first_start(source: VideoSource, index: int, settings: Settings) -> int | None:
+    length = int(source.num_frames[index])
+    present = source.empty((PRESENT,), 1, length)[PRESENT][0]
+    source.read(index, 0, 1, {PRESENT: present})
+    return start_without_entries(
+        present,
+        clip_span(settings.clip_frames, settings.stride),
+        num_context=settings.num_context,
+        stride=settings.stride,
+    )
+
+
+def batches(
+    source: VideoSource, clips: list[Clip], settings: Settings
+) -> Iterator[tuple[int, Callable[[], Batch]]]:
+    """Batches of one shape; what annotations tell is zero where there are none.
+
+    Yields:
+      clips done before, and a function that reads the batch; there `known` [b] says
+      whose annotation is there.
+    """
+    read = ReadClips(source, EVERYTHING, settings.clip_frames, settings.stride)
+
+    def batch(rows):
+        rows = rows + [PADDING] * (settings.batch_size - len(rows))
+        index, start = np.array(rows, np.int64).T
+        known = np.where(index >= 0, source.annotated[index], False)
+        return {**read.map((index, start)), "known": known}
+
+    for done in range(0, len(clips), settings.batch_size):
+        rows = clips[done : done + settings.batch_size]
+        yield done, functools.partial(batch, rows)
