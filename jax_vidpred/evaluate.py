@@ -217,7 +217,7 @@ def _add_sections(
             systems,
         )
     budget = results.summaries(results.rows_of(scored, "budget"))
-    if any(row["mean"] for row in budget.values()):
+    if budget:
         result["budget"] = {"systems": budget}
     if settings.ttt:
         result["test_time_training"] = results.ttt_section(

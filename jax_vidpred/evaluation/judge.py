@@ -27,7 +27,7 @@ from jax_vidpred.evaluation.settings import Settings
 from jax_vidpred.ops.flow import resize_flow
 from jax_vidpred.ops.image import to_float
 from jax_vidpred.predictor import VideoPredictor
-from jax_vidpred.report.table import COPY_LAST
+from jax_vidpred.report.table import CONSTANT_VELOCITY, COPY_LAST
 from jax_vidpred.train.protocol import Prediction, Stage
 
 AS_IT_IS = "as it is"  # the prediction that an error budget begins with
@@ -71,8 +71,6 @@ class Judge:
         if has_flow:
             own = last_context_flow(plain.aux["flow"], num_context)
             flow = np.where(batch["known"][:, None, None, None], flow, own)
-        elif not batch["known"].all():
-            flow = None
         beside = baseline_videos(
             self.predictor.system,
             self.predictor.params,
@@ -95,6 +93,8 @@ class Judge:
             )
             for name, values in errors.items():
                 scores[name] |= values
+        else:
+            _forget(scores[CONSTANT_VELOCITY], ~batch["known"])
         self._add_gains(scores, predictions)
         videos = {name: np.asarray(video) for name, video in videos.items()}
         features = perceptual.add_scores(
@@ -184,16 +184,9 @@ class Judge:
         for name, video in cases.items():
             row = headline_scores(video, future, context[:, -1])
             scores[name] = {key: row[key] for key in scores[AS_IT_IS]}
-        unknown = ~batch["known"]
-        return {
-            name: {
-                key: np.where(
-                    unknown.reshape(-1, *[1] * (np.ndim(value) - 1)), np.nan, value
-                )
-                for key, value in row.items()
-            }
-            for name, row in scores.items()
-        }
+        for row in scores.values():
+            _forget(row, ~batch["known"])
+        return scores
 
 
 class ReconstructionJudge:
@@ -241,6 +234,13 @@ def _at_size_of(batch: Batch, prediction: Prediction) -> Prediction:
         return prediction.replace(aux=aux)
     video = resize_frames(jnp.asarray(prediction.video), height, width)
     return prediction.replace(video=np.asarray(video), aux=aux)
+
+
+def _forget(row: dict[str, np.ndarray], unknown: np.ndarray) -> None:
+    """Makes scores NaN in the clips of which the truth is not known."""
+    for key, value in row.items():
+        mask = unknown.reshape(-1, *[1] * (np.ndim(value) - 1))
+        row[key] = np.where(mask, np.nan, value)
 
 
 def _no_motion(aux):

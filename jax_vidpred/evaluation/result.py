@@ -49,8 +49,9 @@ def summary(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def summaries(rows: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """`summary` of each system."""
-    return {name: summary(columns) for name, columns in rows.items()}
+    """`summary` of each system of which something is known."""
+    found = {name: summary(columns) for name, columns in rows.items()}
+    return {name: one for name, one in found.items() if one["mean"]}
 
 
 def frames_hash(parts: Sequence[Part]) -> str:

@@ -50,14 +50,16 @@ def frame_scores(
       `fidelity`; of each frame [b, t] `tl1_x100` and `tof`; of each clip [b]
       `psnr_moving`, `mse_moving` and `mae_moving` over the moving pixels of all its
       frames together (frames with hardly one would otherwise count as much as others),
-      `motion_ratio` (NaN below LEAST_MOTION), `smoothness` and `flickering` (of the
-      video with the frame before it; a frozen one has 1 in both and a ratio of 0).
+      `motion_ratio` (NaN below LEAST_MOTION), `flickering`, and if there are frames
+      enough `smoothness` and `acceleration_ratio` (these of the video with the frame
+      before it; a frozen one is perfectly smooth and calm, with ratios of 0).
     """
     moving = frame.moving_pixels(truth, last_context)
     own = _motion(prediction, last_context)
     own_change = perceptual.changes(prediction, last_context, perceptual.l1)
     whole = jnp.concatenate([last_context[:, None], prediction], 1)
-    return {
+    true = jnp.concatenate([last_context[:, None], truth], 1)
+    scores = {
         **fidelity(prediction, truth, ssim),
         "psnr_moving": frame.psnr_video(prediction, truth, moving),
         "mse_moving": _pooled(frame.mse, prediction, truth, moving),
@@ -69,9 +71,12 @@ def frame_scores(
             motion.motion_energy_ratio(own, steps.motion),
             jnp.nan,
         ),
-        "smoothness": _smoothness(whole),
         "flickering": consistency.temporal_flickering(whole),
     }
+    if whole.shape[1] > 2:
+        scores["smoothness"] = _smoothness(whole)
+        scores["acceleration_ratio"] = motion.acceleration_ratio(whole, true)
+    return scores
 
 
 def headline_scores(
@@ -128,13 +133,8 @@ def _motion(video, last_context):
 
 
 def _smoothness(video):
-    """`consistency.flow_smoothness` with the flow that Farneback's method sees.
-
-    Too short for it, there is none.
-    """
+    """`consistency.flow_smoothness` with the flow that Farneback's method sees."""
     kept = consistency.kept_frames(video)
-    if kept.shape[1] < 2:
-        return jnp.full(video.shape[0], jnp.nan)
     forward = _motion(kept[:, 1:], kept[:, 0])
     turned = kept[:, ::-1]
     backward = _motion(turned[:, 1:], turned[:, 0])[:, ::-1]

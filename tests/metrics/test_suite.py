@@ -33,7 +33,7 @@ def test_the_truth_is_perfect(score):
     told = score(moving_ball()[:, 1:])
     assert (told["psnr"] == 100).all() and told["capped_frames"] == STEPS
     assert told["tof"].max() < 1e-6 and told["tl1_x100"].max() < 1e-6
-    assert told["motion_ratio"] == 1
+    assert told["motion_ratio"] == told["acceleration_ratio"] == 1
     np.testing.assert_allclose(told["ssim"], 1, atol=1e-5)
     assert told["smoothness"] > 0.98
 
@@ -42,6 +42,7 @@ def test_a_frozen_video_wins_what_does_not_look_at_motion(score):
     frozen = jnp.repeat(moving_ball()[:, :1], STEPS, 1)
     told = score(frozen)
     assert told["smoothness"] == told["flickering"] == 1
+    assert told["acceleration_ratio"] < 0.2
     assert told["motion_ratio"] < 0.05  # and this is why it stands beside them
     assert (np.diff(told["psnr"][0]) < 0).all()
 
@@ -60,6 +61,17 @@ def test_moving_pixels_are_pooled_over_the_frames_of_a_clip(score):
     mse = (error[moving] ** 2).mean()
     np.testing.assert_allclose(told["mse_moving"], mse, rtol=1e-4)
     np.testing.assert_allclose(told["psnr_moving"], -10 * np.log10(mse), rtol=1e-4)
+
+
+def test_one_frame_is_scored_as_far_as_it_can_be():
+    video = moving_ball()[:, :2]
+    shapes = jax.eval_shape(
+        lambda v: suite.frame_scores(
+            v[:, 1:], v[:, 1:], v[:, 0], suite.true_steps(v[:, 1:], v[:, 0])
+        ),
+        video,
+    )
+    assert shapes["tof"].shape == (1, 1) and "smoothness" not in shapes
 
 
 def test_without_motion_there_is_no_ratio():
