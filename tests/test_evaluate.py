@@ -1,5 +1,6 @@
 """Evaluation: numbers against independent computations, and the command."""
 
+import hashlib
 import json
 import pathlib
 import shutil
@@ -55,6 +56,25 @@ def test_copy_last_is_what_the_files_say(result, frames):
     assert scores["mean"]["psnr"] == pytest.approx(np.mean(per_clip["psnr"]))
     assert np.mean(scores["per_frame"]["psnr"]) == pytest.approx(scores["mean"]["psnr"])
     assert len(scores["per_frame"]["ssim"]) == 12
+
+
+@pytest.mark.slow
+def test_what_was_scored_can_be_told_from_the_files(result, smoke_workdir):
+    """The manifest's hashes, made again from the videos."""
+    twin = smoke_workdir / "requires/twin"
+    digest = hashlib.sha256()
+    for number in (10000, 10001):
+        video = read_video(
+            twin / VIDEO.replace("10000.m", f"{number}.m"), size=(32, 32)
+        )
+        for start in (0, 93):
+            clip = np.ascontiguousarray(video[start::2][:18])
+            digest.update(hashlib.sha256(clip.tobytes()).digest())
+    same = result["manifest"]["comparable"]
+    assert same["frames_sha256"] == digest.hexdigest()
+    listed = json.dumps(result["clips"]).encode()
+    assert same["clips_sha256"] == hashlib.sha256(listed).hexdigest()
+    assert same["metrics"]["ssim"] == "wang-gauss" and same["resize"] == "area"
 
 
 @pytest.mark.slow

@@ -182,7 +182,9 @@ def headline_of(scores: Scores, videos: Sequence[VideoReport]) -> str:
     }
     if not systems:
         return sentence + "What really happened is not known, so nothing is measured."
-    best = max(systems, key=systems.get)
+    # The first one, unless another is better by what can be seen in the number.
+    highest = max(systems.values())
+    best = next(name for name, psnr in systems.items() if psnr > highest - 0.05)
     reached = f"{best} reaches {systems[best]:.1f} dB PSNR"
     copied = scores.get(COPY_LAST, {}).get("psnr", math.nan)
     if not math.isfinite(copied):
