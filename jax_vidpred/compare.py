@@ -84,6 +84,8 @@ def run(paths: Sequence[str]) -> dict[str, Any]:
         )
     baselines, notes = _baselines({labels[p]: r["systems"] for p, r in results.items()})
     against, *others = tested
+    videos = [video for video, _ in results[paths[0]]["clips"]]
+    notes += _versions(results)
     return {
         "manifest": _common([r["manifest"]["comparable"] for r in results.values()]),
         "results": {
@@ -99,7 +101,7 @@ def run(paths: Sequence[str]) -> dict[str, Any]:
         "against": against,
         "level": LEVEL,
         "differences": {
-            name: differences(tested[against], tested[name]) for name in others
+            name: differences(tested[against], tested[name], videos) for name in others
         },
     }
 
@@ -126,15 +128,13 @@ def read_result(path: str) -> Result:
             f"{path}: does not say how it was measured; an older version has made it:"
             " evaluate again"
         )
+    clips = result.setdefault("clips", [])
     for name, scores in result["systems"].items():
         for key, values in scores.get("per_clip", {}).items():
-            # Collisions are counted in the clips that are annotated.
-            if key in COLLISION_COUNTS:
-                continue
-            if len(values) != len(result.get("clips", [])):
+            if len(values) != len(clips):
                 raise ValueError(
                     f"{path}: {key} of {name} has {len(values)} values for"
-                    f" {len(result['clips'])} clips; the file is damaged"
+                    f" {len(clips)} clips; the file is damaged"
                 )
     return result
 
@@ -233,14 +233,25 @@ def _unlike(found):
     return None
 
 
+def _versions(results: Mapping[str, Result]) -> list[str]:
+    """Whether the results were made by different sources of this package."""
+    own = [result["manifest"].get("own", {}) for result in results.values()]
+    if len({one.get("sources_sha256") for one in own}) < 2:
+        return []
+    return ["the results were made by different versions of the sources"]
+
+
 def differences(
-    first: Mapping[str, Any], second: Mapping[str, Any]
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    videos: Sequence[int] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """What `second` has more than `first`, by metric, over the clips of both.
 
     Args:
       first, second: of one system each, with `per_clip`: metric -> [n], None where it
         is not defined.
+      videos: of each clip; intervals draw videos, with all their clips.
 
     Returns:
       metric -> `difference` of the means and its interval `low`, `high`; `clips` where
@@ -264,7 +275,7 @@ def differences(
     result = {}
     for key, (mine, theirs) in values.items():
         found = bootstrap.paired_difference(
-            theirs, mine, statistic=statistics.get(key), level=LEVEL
+            theirs, mine, groups=videos, statistic=statistics.get(key), level=LEVEL
         )
         if math.isfinite(found.low):
             known = np.isfinite(mine + theirs).reshape(len(mine), -1).all(1)

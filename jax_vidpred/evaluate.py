@@ -32,7 +32,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 
 from jax_vidpred import command, experiment
-from jax_vidpred.data.schema import SPLIT_STARTS
+from jax_vidpred.data.schema import SPLIT_STARTS, DataError
 from jax_vidpred.data.source import VideoSource
 from jax_vidpred.data.twin.dataset import available_cores
 from jax_vidpred.data.video_io import write_whole
@@ -42,6 +42,7 @@ from jax_vidpred.evaluation.journal import fingerprint
 from jax_vidpred.evaluation.judge import Judge, ReconstructionJudge
 from jax_vidpred.evaluation.manifest import manifest, sources_hash
 from jax_vidpred.evaluation.networks import Networks, load_networks
+from jax_vidpred.evaluation.perceptual import FVD_FRAMES
 from jax_vidpred.evaluation.settings import Settings, settings_for
 from jax_vidpred.evaluation.showcase import shown_clips
 from jax_vidpred.evaluation.work import Report, Shard, work_through
@@ -53,7 +54,6 @@ from jax_vidpred.report.summary import markdown_report, print_report
 
 THRESHOLD_CLIPS = 100  # of the training split, about, that a threshold is chosen on
 MAX_THREADS = 4  # batches at once, each in memory
-NO_NETWORKS = Networks({}, {}, {}, {}, {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,29 +105,39 @@ def run(
     predicts = hasattr(stage.system, "predict")
     num_context = stage.system.num_context if predicts else None
     settings = settings_for(config, num_context, asked)
-    section = {**config["data"], "frame_stride": settings.stride}
+    section = config["data"]
+    named = None if data is None else os.fspath(data)
+    clip_lists.check_data(settings, section, named)
     with _one_at_a_time(folder):
-        source = clip_lists.scored_source(
-            settings,
-            section,
-            folder,
-            data=None if data is None else os.fspath(data),
-            split=split,
+        source = clip_lists.source_of(
+            settings, section, folder, data=named, split=split
         )
     clips = clip_lists.fixed_clips(source, settings)
     listed = [(int(source.video_ids[index]), start) for index, start in clips]
-    networks = load_networks() if predicts else NO_NETWORKS
+    networks = load_networks()
     parameters = fingerprint(dict(stage.params))
     if predicts:
         predictor = VideoPredictor(stage, config)
         judge = Judge(predictor, settings, networks)
     else:
-        judge = ReconstructionJudge(stage, settings)
+        judge = ReconstructionJudge(stage, settings, networks)
     parts = _parts(judge, source, clips, settings)
+    training: VideoSource | None = None
+    without_threshold = ""
     if predicts and source.annotated[[index for index, _ in clips]].any():
-        with _one_at_a_time(folder):  # what is missing of it is simulated
-            own = experiment.prepare_data(section, folder)["train"]
-        parts |= _training_parts(judge, own, settings)
+        try:
+            with _one_at_a_time(folder):  # what is missing of it is simulated
+                training = clip_lists.source_of(
+                    settings,
+                    section,
+                    folder,
+                    data=None,
+                    split="train",
+                    max_videos=THRESHOLD_CLIPS,
+                )
+            parts |= _training_parts(judge, training, settings)
+        except DataError as error:
+            without_threshold = f"needs training clips: {error}"
     done = work_through(
         f"scoring {split}",
         parts,
@@ -135,7 +145,7 @@ def run(
         path=partial,
         made_from={
             "settings": dataclasses.asdict(settings),
-            "data": [split, str(data), fingerprint([source.num_frames, listed])],
+            "data": [source.fingerprint, training and training.fingerprint, listed],
             "model": parameters,
             "networks": dict(networks.variants),
             "sources": sources_hash(),
@@ -152,25 +162,34 @@ def run(
             settings,
             split=split,
             clips=listed,
-            frames_sha256=results.frames_hash(scored),
-            networks=networks.variants,
+            frames_sha256=results.joint_hash(scored, "frames"),
+            annotations_sha256=results.joint_hash(scored, "annotations"),
+            networks=dict(networks.variants),
             workdir=str(workdir),
             parameters=parameters,
         ),
-        "settings": {"data": str(data or ""), **dataclasses.asdict(settings)},
+        "settings": {
+            "data": str(data or section["root"] or "the twin of the work directory"),
+            **dataclasses.asdict(settings),
+        },
         "clips": [list(clip) for clip in listed],
         "systems": results.summaries(results.rows_of(scored, "scores")),
     }
     if not predicts:
+        absent = networks.absent.items()
+        result["not_computed"] = {k: v for k, v in absent if k.startswith("lpips")}
         return Evaluation(result, [])
-    training = [part for name, part in done.items() if not name.startswith(_SCORED)]
-    _add_sections(result, scored, training, predictor.label, settings, networks)
+    chosen_on = [part for name, part in done.items() if not name.startswith(_SCORED)]
+    _add_sections(result, scored, chosen_on, predictor.label, settings, networks)
+    if without_threshold:
+        result["not_computed"]["collision_f1"] = without_threshold
     if not show:
         return Evaluation(result, [])
     psnr = np.array(result["systems"][predictor.label]["per_clip"]["psnr"])
     return Evaluation(result, shown_clips(predictor, source, clips, settings, psnr))
 
 
+_SAMPLES = ("psnr_best_of", "psnr_mean_of", "crps", "spread")
 _SCORED, _TRAINING = "batch ", "training batch "  # begin the names of parts
 
 
@@ -209,12 +228,14 @@ def _add_sections(
 ) -> None:
     """Adds to the result what is no mean over clips."""
     systems = result["systems"]
-    if training:
+    known = np.concatenate([part["known"] for part in scored]).astype(bool)
+    if known.any():
         result["collisions"] = results.collisions_section(
             results.events_of([part["events"] for part in scored]),
             results.events_of(training),
             settings,
             systems,
+            known,
         )
     budget = results.summaries(results.rows_of(scored, "budget"))
     if budget:
@@ -223,16 +244,24 @@ def _add_sections(
         result["test_time_training"] = results.ttt_section(
             systems, scored, label, settings
         )
+    drawn = {k: v for k, v in systems[label]["mean"].items() if k.startswith(_SAMPLES)}
+    if drawn:
+        result["uncertainty"] = {"samples": settings.num_samples, **drawn}
     features = results.rows_of(scored, "features")
     missing = results.fvd_section(features, systems)
+    if networks.videos and not features:
+        missing["fvd"] = f"needs clips of {FVD_FRAMES} frames"
     result["not_computed"] = {**networks.absent, **missing}
 
 
 @contextlib.contextmanager
 def _one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
     """Data are prepared by one process, the others wait for it."""
-    with (folder / "preparing.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        # In a folder that cannot be written nothing is prepared either.
+        with contextlib.suppress(PermissionError):
+            lock = stack.enter_context((folder / "preparing.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -288,12 +317,14 @@ def _ttt(options: argparse.Namespace) -> tuple[dict[str, Any], ...]:
             "mode": options.ttt_mode,
             "learning_rate": options.ttt_learning_rate,
         }
-        for number in sorted({int(part) for part in steps if part.strip()})
+        for number in sorted({int(part) for part in steps if part.strip()} - {0})
     )
 
 
 def _main(options: argparse.Namespace, arguments: list[str]) -> int:
     out = pathlib.Path(options.out or pathlib.Path(options.workdir) / "evaluation.json")
+    if out.suffix != ".json":
+        raise ValueError(f"--out {out}; wanted a name that ends in .json")
     partial = out.with_name(f"{out.name}.partial")
     shard = Shard.parse(options.shard)
     names = ("protocol", "num_context", "num_future", "stride", "clips")

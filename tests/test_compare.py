@@ -254,7 +254,8 @@ def test_the_given_results_stay_as_they_are():
 def test_collisions_are_counted_in_fewer_clips_where_some_are_not_annotated(write):
     results = [make_result("a"), make_result("b", 0.5)]
     for matched, result in enumerate(results):
-        counts = ([matched] * 4, [1] * 4, [1] * 4)
+        rest = [None] * (CLIPS - 4)  # are not annotated
+        counts = ([matched] * 4 + rest, [1] * 4 + rest, [1] * 4 + rest)
         per_clip = result["systems"]["flow-warp"]["per_clip"]
         per_clip |= dict(zip(COLLISION_COUNTS, counts, strict=True))
     paths = [write(f"{k}.json", result) for k, result in enumerate(results)]

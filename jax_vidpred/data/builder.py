@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
-from jax_vidpred.data.clevrer import Files, index_files, read_or_error
+from jax_vidpred.data.clevrer import Files, choose_files, read_or_error
 from jax_vidpred.data.flow_files import ANNOTATIONS, FlowGrid, find_flow, source_of
 from jax_vidpred.data.schema import FLOW, SEGMENTS, VIDEO_ID, DataError
 from jax_vidpred.data.source import FRAMES_PER_RECORD, VideoSource, record_fields
@@ -215,6 +215,7 @@ def prepare(
     frame_stride: int = 1,
     compression: Literal["uncompressed", "zstd"] = "uncompressed",
     num_workers: int | None = None,
+    only: Mapping[str, int | None] | None = None,
 ) -> dict[str, VideoSource]:
     """The videos under a folder as sources to read clips from.
 
@@ -231,9 +232,10 @@ def prepare(
       grid_stride: pixels per cell of the grid that flow and visibility live on.
       frame_stride: frames between the two frames that flow, visibility and collisions
         are about.
-      compression: a video takes height * width * 0.53 KiB uncompressed (8.7 MB for
-        128x128); "zstd" makes that about 10 times less, and reading 1.6 times slower.
+      compression: a video takes height * width * 0.53 KiB uncompressed, with "zstd"
+        10 times less, but reading takes 1.6 times as long.
       num_workers: processes that read files; as many as there are cores when None.
+      only: split -> how many of its videos, spread evenly; None = all.
 
     Returns:
       A source for each split that has videos.
@@ -251,7 +253,7 @@ def prepare(
     grid = FlowGrid(height, width, grid_stride, frame_stride)
     files = {
         split: [_with_flow(root, grid, one) for one in videos]
-        for split, videos in index_files(root).items()
+        for split, videos in choose_files(root, only).items()
     }
     config = ClevrerConfig(
         name=f"{grid.name}_{compression}_{_fingerprint(root, files)}",
@@ -337,6 +339,7 @@ def _open(builder: Clevrer) -> dict[str, VideoSource] | None:
                 num_frames=np.array(num_frames, np.int32),
                 annotated=np.array(annotated, bool),
                 flow_source=flow_source,
+                fingerprint=config.name,
             )
     except (OSError, ValueError, LookupError, RuntimeError) as error:
         _say(f"{builder.data_dir} is damaged ({error}); it is made again")

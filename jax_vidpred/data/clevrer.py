@@ -117,6 +117,35 @@ def index_files(root: str | os.PathLike) -> dict[str, tuple[Files, ...]]:
     return {split: tuple(files) for split, files in index.items() if files}
 
 
+def choose_files(
+    root: str | os.PathLike, only: Mapping[str, int | None] | None
+) -> dict[str, tuple[Files, ...]]:
+    """`index_files`, or a part of it.
+
+    Args:
+      only: split -> how many of its videos, spread evenly; None = all.
+
+    Raises:
+      DataError: as `index_files`; there is none of these splits.
+    """
+    found = index_files(root)
+    if only is None:
+        return found
+    chosen = {}
+    for split, videos in found.items():
+        if split in only:
+            count = min(only[split] or len(videos), len(videos))
+            chosen[split] = tuple(
+                videos[i * len(videos) // count] for i in range(count)
+            )
+    if not chosen:
+        raise DataError(
+            f"{root} has no split {', '.join(only)!r}; it has {', '.join(found)}: take"
+            " one of them"
+        )
+    return chosen
+
+
 def read_arrays(
     files: Files, *, height: int, width: int, grid_stride: int, frame_stride: int
 ) -> dict[str, np.ndarray]:

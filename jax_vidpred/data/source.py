@@ -69,6 +69,7 @@ class VideoSource:
       annotated: [n] bool, whether its ANNOTATED_KEYS are known.
       flow_source: [n] where its FLOW_KEYS come from: "annotations", the name of a
         network, or "" where they are not known.
+      fingerprint: of the files and settings that it was prepared from.
     """
 
     split: str
@@ -79,6 +80,7 @@ class VideoSource:
     num_frames: np.ndarray
     annotated: np.ndarray
     flow_source: tuple[str, ...]
+    fingerprint: str
 
     def __post_init__(self):
         num_records = -(-self.num_frames // FRAMES_PER_RECORD)

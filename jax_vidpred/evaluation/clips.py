@@ -1,6 +1,7 @@
 """The clips that are scored: which videos, which frames of them, read in batches."""
 
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -37,26 +38,13 @@ Clip = tuple[int, int]  # index of the video in its source, first raw frame
 EVERYTHING = (VIDEO, FLOW, VISIBLE, SEGMENTS, STATE, PRESENT, COLLISION, PAIRS)
 
 
-def scored_source(
-    settings: Settings,
-    section: Mapping[str, Any],
-    folder: pathlib.Path,
-    *,
-    data: str | None,
-    split: str,
-) -> VideoSource:
-    """The videos of a split at the size and stride of the protocol.
-
-    Args:
-      settings: of the evaluation.
-      section: `config.data` of the trained system.
-      folder: where its work directory keeps data; what is missing is made there.
-      data: a folder of CLEVRER files; None = what was trained on, or for a protocol on
-        the twin the same twin, rendered at the size of the protocol.
-      split: which videos.
+def check_data(
+    settings: Settings, section: Mapping[str, Any], data: str | None
+) -> None:
+    """Whether the protocol is about these data.
 
     Raises:
-      DataError: it has no such split, or the protocol wants other data.
+      DataError: it is not.
     """
     on_twin = settings.protocol.startswith(TWIN)
     if on_twin and (data or section["root"]):
@@ -70,16 +58,44 @@ def scored_source(
             f"--protocol {settings.protocol} is about CLEVRER's own files; name them"
             f" with --data, or take --protocol {TWIN}{settings.protocol}"
         )
-    size = (settings.height, settings.width)
+
+
+def source_of(
+    settings: Settings,
+    section: Mapping[str, Any],
+    folder: pathlib.Path,
+    *,
+    data: str | None,
+    split: str,
+    max_videos: int | None = None,
+) -> VideoSource:
+    """The videos of a split at the size and stride of the settings.
+
+    Args:
+      settings: of the evaluation.
+      section: `config.data` of the trained system.
+      folder: where its work directory keeps data; what is missing is made there.
+      data: a folder of CLEVRER files; None = what was trained on, the twin rendered at
+        the size of the settings.
+      split: which videos.
+      max_videos: at most so many, if they have to be made; None = all.
+
+    Raises:
+      DataError: there is no such split, or its files cannot be used.
+    """
+    size, only = (settings.height, settings.width), {split: max_videos}
+    as_trained = size == (section["height"], section["width"])
     if data:
         root = pathlib.Path(data)
-    elif section["root"] or size == (section["height"], section["width"]):
+    elif section["root"] or as_trained:
         root = experiment.data_root(section, folder)
+        if as_trained and settings.stride == section["frame_stride"]:
+            only = None  # prepared for training, all of it
     else:
-        root = folder / f"twin_{settings.height}x{settings.width}_{split}"
         twin = section["twin"]
-        videos = {split: twin[f"num_{split}"]}
-        write_dataset(root, videos, *size, seed=twin["seed"])
+        count = min(max_videos or math.inf, twin[f"num_{split}"])
+        root = folder / f"twin_{settings.height}x{settings.width}_{split}_{count}"
+        write_dataset(root, {split: count}, *size, seed=twin["seed"])
     sources = builder.prepare(
         root,
         folder / "prepared",
@@ -87,6 +103,7 @@ def scored_source(
         width=settings.width,
         grid_stride=section["grid_stride"],
         frame_stride=settings.stride,
+        only=only,
     )
     if split not in sources:
         raise DataError(
@@ -105,6 +122,7 @@ def fixed_clips(source: VideoSource, settings: Settings) -> list[Clip]:
     span = clip_span(settings.clip_frames, settings.stride)
     keys = (PRESENT,) if settings.clips == WITHOUT_ENTRIES else (VIDEO,)
     usable = usable_videos(source, keys, settings.clip_frames, settings.stride)
+    usable = usable[~np.isin(source.video_ids[usable], settings.left_out)]
     if settings.clips == WITHOUT_ENTRIES:
         clips = [
             (int(index), start)

@@ -24,36 +24,44 @@ class Journal:
     Args:
       path: the file; None keeps nothing.
       made_from: what decides about the results, as JSON can hold it.
-      others: files of other processes that share the work; they are only read.
     """
 
     def __init__(
         self,
         path: str | os.PathLike | None = None,
         made_from: Mapping[str, Any] | None = None,
-        others: Iterable[str | os.PathLike] = (),
     ):
         self._path = None if path is None else pathlib.Path(path)
         self._head = json.dumps(made_from, sort_keys=True)
         self._done = {} if self._path is None else self._read(self._path)
-        self._of_others: dict[str, Any] = {}
-        for other in others:
-            self._of_others |= self._read(pathlib.Path(other))
         self._begun = False
         self._lock = threading.Lock()
 
     def _read(self, path: pathlib.Path) -> dict[str, Any]:
-        if not path.exists():
+        try:
+            head, *lines = path.read_text(errors="replace").split("\n")
+        except (FileNotFoundError, NotADirectoryError):  # not begun, or just ended
             return {}
-        head, *lines = path.read_text(errors="replace").split("\n")
+        found: dict[str, Any] = {}
+        if head != self._head:
+            return found
         # What follows the last line break was cut off while it was written.
-        if head != self._head or not lines:
-            return {}
-        return dict(json.loads(line) for line in lines[:-1])
+        for line in lines[:-1]:
+            try:
+                part, result = json.loads(line)
+            except ValueError:  # the disk was full
+                break
+            found[part] = result
+        return found
+
+    def read_others(self, paths: Iterable[str | os.PathLike]) -> None:
+        """Takes over what other processes have done of the same work."""
+        for path in paths:
+            self._done = self._read(pathlib.Path(path)) | self._done
 
     def knows(self, part: str) -> bool:
-        """Whether somebody has done the part."""
-        return part in self._done or part in self._of_others
+        """Whether the part is done."""
+        return part in self._done
 
     def result(self, part: str, compute: Callable[[], Any]) -> Any:
         """The result of a part, computed unless it is known; threads may share it.
@@ -61,8 +69,6 @@ class Journal:
         Raises:
           DataError: the file cannot be written.
         """
-        if part in self._of_others:
-            return self._of_others[part]
         if part not in self._done:
             result = compute()
             with self._lock:

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_vidpred.data.schema import FLOW, MASK, VIDEO, VISIBLE
+from jax_vidpred.data.schema import FLOW, MASK, START, VIDEO, VIDEO_ID, VISIBLE
 from jax_vidpred.evaluation import objects, perceptual, samples
-from jax_vidpred.evaluation.clips import Batch
+from jax_vidpred.evaluation.clips import EVERYTHING, Batch
 from jax_vidpred.evaluation.networks import Networks
 from jax_vidpred.evaluation.scores import (
     baseline_videos,
@@ -56,7 +56,8 @@ class Judge:
         """What is known of the clips of a batch; padding is left out.
 
         Returns:
-          `frames`: SHA-256 of each clip's true frames; `scores`: system -> metric ->
+          `frames` and `annotations`: SHA-256 of each clip's true frames, and of what
+          is known besides, if it is `known`; `scores`: system -> metric ->
           [n] or [n, t]; `budget`: the same for what is told the truth; `events`: see
           `objects`; `features`: of networks that look at whole sets of videos;
           `seconds`: that each way of predicting takes for a clip.
@@ -64,7 +65,7 @@ class Judge:
         settings, label = self.settings, self.predictor.label
         num_context = settings.num_context
         predictions, seconds = self._predictions(batch)
-        true_flow = batch[FLOW]
+        true_flow, first = batch[FLOW], num_context - 1  # step to a predicted frame
         flow = last_context_flow(true_flow, num_context)
         plain = predictions[label]
         has_flow = "flow" in plain.aux
@@ -86,15 +87,13 @@ class Judge:
         )
         if has_flow:
             errors = flow_errors(
-                {name: one.aux["flow"] for name, one in predictions.items()},
-                true_flow,
+                {n: one.aux["flow"][:, first:] for n, one in predictions.items()},
+                true_flow[:, first:],
                 batch["known"],
                 width=settings.width,
             )
             for name, values in errors.items():
                 scores[name] |= values
-        else:
-            _forget(scores[CONSTANT_VELOCITY], ~batch["known"])
         self._add_gains(scores, predictions)
         videos = {name: np.asarray(video) for name, video in videos.items()}
         features = perceptual.add_scores(
@@ -103,13 +102,16 @@ class Judge:
         moved = {name: one.aux for name, one in predictions.items()}
         if has_flow:
             moved[COPY_LAST] = _no_motion(plain.aux)
+        else:  # nor has constant velocity, where it is not known
+            for rows in (scores, features):
+                _forget(rows.get(CONSTANT_VELOCITY, {}), ~batch["known"])
         events = objects.add_scores(scores, videos, moved, batch, settings)
         if getattr(self.predictor.system, "stochastic", False):
             draws = [self._draw(batch, k) for k in range(settings.num_samples)]
             scores[label] |= samples.scores(draws, to_float(batch[VIDEO]), num_context)
         kept = np.flatnonzero(batch[MASK])
         return {
-            "frames": [_sha256(batch[VIDEO][row]) for row in kept],
+            **_seen(batch, kept),
             "scores": _kept(scores, kept),
             "budget": _kept(self._budget(batch, scores[label]), kept),
             "events": events,
@@ -152,7 +154,10 @@ class Judge:
         return _at_size_of(batch, made)
 
     def _draw(self, batch, k):
-        return self._predict(batch, seed=self.settings.seed + k).video
+        # Each batch draws its own: no two clips share their noise.
+        own = (self.settings.seed, k, *batch[VIDEO_ID].tolist(), *batch[START].tolist())
+        seed = np.random.SeedSequence([abs(number) for number in own])
+        return self._predict(batch, seed=int(seed.generate_state(1)[0] >> 1)).video
 
     def _add_gains(self, scores: Rows, predictions: Mapping[str, Prediction]) -> None:
         plain = scores[self.predictor.label]["psnr"]
@@ -192,8 +197,8 @@ class Judge:
 class ReconstructionJudge:
     """Scores a VAE on the frames of a clip."""
 
-    def __init__(self, stage: Stage, settings: Settings):
-        self.stage, self.settings = stage, settings
+    def __init__(self, stage: Stage, settings: Settings, networks: Networks):
+        self.stage, self.settings, self.networks = stage, settings, networks
 
     def __call__(self, batch: Batch) -> Part:
         """As of `Judge`, without what only predictions have."""
@@ -201,11 +206,12 @@ class ReconstructionJudge:
             self.stage.system,
             self.stage.params,
             batch[VIDEO],
+            self.networks.distances,
             ssim=self.settings.ssim,
         )
         kept = np.flatnonzero(batch[MASK])
         return {
-            "frames": [_sha256(batch[VIDEO][row]) for row in kept],
+            **_seen(batch, kept),
             "scores": _kept(scores, kept),
         }
 
@@ -261,5 +267,18 @@ def _kept(rows: Rows, kept: np.ndarray) -> dict[str, dict[str, list]]:
     }
 
 
-def _sha256(frames: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(frames).tobytes()).hexdigest()
+def _seen(batch: Batch, kept: np.ndarray) -> dict[str, list]:
+    """What the clips are, to the bit."""
+    told = [key for key in EVERYTHING if key != VIDEO]
+    return {
+        "frames": [_sha256(batch[VIDEO][row]) for row in kept],
+        "annotations": [_sha256(*(batch[key][row] for key in told)) for row in kept],
+        "known": batch["known"][kept].tolist(),
+    }
+
+
+def _sha256(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

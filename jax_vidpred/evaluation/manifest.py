@@ -20,6 +20,7 @@ def manifest(
     split: str,
     clips: protocol.Clips,
     frames_sha256: str,
+    annotations_sha256: str,
     networks: Mapping[str, str],
     workdir: str,
     parameters: str,
@@ -30,7 +31,8 @@ def manifest(
       settings: of the evaluation.
       split: which videos.
       clips: that were scored.
-      frames_sha256: of their true frames, as they were scored on.
+      frames_sha256, annotations_sha256: of their true frames, as they were scored on,
+        and of what is known of them besides.
       networks: metric -> fingerprint of the network that it uses.
       workdir, parameters: of the system: its place, and fingerprint of what it learned.
     """
@@ -46,6 +48,7 @@ def manifest(
             "resize": RESIZE,
             "clips_sha256": protocol.clips_hash(clips),
             "frames_sha256": frames_sha256,
+            "annotations_sha256": annotations_sha256,
             "metrics": {**variants(settings), **networks},
         },
         "own": {
@@ -64,9 +67,13 @@ def variants(settings: Settings) -> dict[str, str]:
     return {
         "psnr": "mean over frames, capped at 100 dB",
         "ssim": settings.ssim,
+        "crps": f"{settings.num_samples} samples",
+        "spread_variance": f"{settings.num_samples} samples",
+        "iou_tracked": "appearance tracker 1",
+        "physics": "tracks of silhouettes, hidden parts allowed for",
         "tof": "Farneback (.5, 3, 15, 3, 5, 1.2), whole frames, from the last context",
         "collision_f1": f"+-{collision.TOLERANCE} raw frames, after the context",
-        "fvd": f"tf preprocessing, whole clips in windows of {FVD_FRAMES} frames",
+        "fvd": f"tf preprocessing, windows of {FVD_FRAMES} frames, the last ones",
     }
 
 

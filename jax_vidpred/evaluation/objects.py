@@ -40,6 +40,7 @@ HEAD, KINEMATICS = "head", "kinematics"  # what announces collisions
 FRAME_SCORES = (
     *("iou_tracked", "miou_tracked", "ari_tracked", "fg_ari_tracked"),
     *("box_recall_tracked", "physics_position_error", "physics_speed_error"),
+    "physics_position_error_found",
 )
 CLIP_SCORES = (
     *("lifetime_tracked", "physics_momentum_error", "physics_impulse_error"),

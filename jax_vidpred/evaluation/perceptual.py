@@ -10,7 +10,7 @@ from jax_vidpred.metrics import consistency, fvd, perceptual
 from jax_vidpred.ops.image import to_float
 from jax_vidpred.report.table import TRUTH
 
-FVD_FRAMES = 16  # that I3D sees at once: of the whole clip, its context included
+FVD_FRAMES = 16  # that I3D sees at once: the clip's last ones, with context if need be
 
 Rows = dict[str, dict[str, np.ndarray]]
 
@@ -52,6 +52,9 @@ def add_scores(
         frames = jnp.asarray(frames)
         if networks.videos and known.shape[1] >= FVD_FRAMES:
             whole = jnp.concatenate([known[:, :num_context], frames], 1)
+            # The last windows, and none of context alone.
+            count = -(-frames.shape[1] // FVD_FRAMES)
+            whole = whole[:, -min(count, whole.shape[1] // FVD_FRAMES) * FVD_FRAMES :]
             features[system] = {
                 name: _of_windows(network, whole)
                 for name, network in networks.videos.items()

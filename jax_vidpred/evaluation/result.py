@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from jax_vidpred.evaluation import objects
 from jax_vidpred.evaluation.judge import Part, ttt_labels
@@ -54,12 +55,15 @@ def summaries(rows: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     return {name: one for name, one in found.items() if one["mean"]}
 
 
-def frames_hash(parts: Sequence[Part]) -> str:
-    """SHA-256 of the true frames of all clips, in order: exactly what was scored on."""
+def joint_hash(parts: Sequence[Part], key: str) -> str:
+    """SHA-256 of those of all clips, in order: exactly what was scored on.
+
+    `key` is "frames", or "annotations" for what is known besides.
+    """
     digest = hashlib.sha256()
     for part in parts:
-        for frames in part["frames"]:
-            digest.update(bytes.fromhex(frames))
+        for one in part[key]:
+            digest.update(bytes.fromhex(one))
     return digest.hexdigest()
 
 
@@ -79,6 +83,7 @@ def collisions_section(
     training: Mapping[str, Mapping[str, list]],
     settings: Settings,
     systems: dict[str, dict[str, dict]],
+    known: Bool[np.ndarray, "n"],
 ) -> dict[str, Any]:
     """F1, precision, recall, average precision, timing of all detectors.
 
@@ -88,21 +93,23 @@ def collisions_section(
     Args:
       events: of the scored clips.
       training: of clips of the training split, of the system under test and of TRUTH;
-        on these thresholds are chosen. Others take those of the first that has the
-        detector.
+        on these thresholds are chosen. Test-time training takes those of the system it
+        adapts, the baselines those of TRUTH. Empty: nothing is chosen.
       settings: of the evaluation.
       systems: `summaries`, to be added to.
+      known: clips that are annotated; `events` are theirs.
     """
     first = (settings.num_context - 1) * settings.stride
     begins = {"whole_clip": 0, "horizon": first}
-    own = next(name for name in training if name != TRUTH)
+    own = next((name for name in training if name != TRUTH), TRUTH)
+    num_training = len(training.get(TRUTH, {}).get(objects.KINEMATICS, []))
     result: dict[str, Any] = {}
     calibration = {}
     for name, detectors in events.items():
-        chosen = training[TRUTH] if name == TRUTH else training[own]
+        chosen = training.get(own if name.startswith(own) else TRUTH, {})
         for detector, clips in detectors.items():
             options = {"begins": begins, "tolerance": collision.TOLERANCE}
-            chosen_on = chosen[detector]
+            chosen_on = chosen.get(detector, [])
             parts = collision.part_scores(clips, chosen_on, **options)
             if detector == objects.KINEMATICS:
                 typed = collision.part_scores(clips, chosen_on, typed=True, **options)
@@ -112,23 +119,23 @@ def collisions_section(
                 calibration[name] = _calibration(clips)
             result.setdefault(name, {})[detector] = parts
         main = objects.HEAD if objects.HEAD in detectors else objects.KINEMATICS
-        _add_counts(systems[name], detectors[main], result[name][main], first)
+        _add_counts(systems[name], detectors[main], result[name][main], first, known)
     return {
         "tolerance": collision.TOLERANCE,
-        "threshold_chosen_on": f"{len(training[TRUTH][objects.KINEMATICS])} clips of"
-        " the training split",
+        "threshold_chosen_on": f"{num_training} clips of the training split",
         "raw_frames_from": begins,
         "systems": result,
         "calibration": calibration,
     }
 
 
-def _add_counts(system, clips, parts, first):
+def _add_counts(system, clips, parts, first, known):
     horizon = parts["horizon"]
     system["mean"]["collision_f1"] = horizon["f1"]
-    if not np.isfinite(horizon["threshold"]):
+    if np.isnan(horizon["threshold"]):
         return
-    counts = collision.clip_counts(
+    counts = np.full((len(known), 3), np.nan)
+    counts[known] = collision.clip_counts(
         [collision.after(clip, first) for clip in clips], threshold=horizon["threshold"]
     )
     for key, column in zip(("matched", "predicted", "true"), counts.T, strict=True):
@@ -187,14 +194,20 @@ def fvd_section(
             if name == TRUTH:
                 continue
             made = columns[network].reshape(real.shape)
+            if not np.isfinite(made).all():  # of a baseline that is not always known
+                continue
+            mean = systems[name]["mean"]
             try:
-                mean = systems[name]["mean"]
                 mean[key] = fvd.fvd(real, made)
                 interval = fvd.fvd_interval(real, made)
                 mean[f"{key}_low"], mean[f"{key}_high"] = interval
-                mean[f"{key}_extrapolated"] = fvd.fvd_extrapolated(real, made)
             except ValueError as error:
                 missing[key] = str(error)
+                continue
+            try:
+                mean[f"{key}_extrapolated"] = fvd.fvd_extrapolated(real, made)
+            except ValueError as error:
+                missing[f"{key}_extrapolated"] = str(error)
     return missing
 
 

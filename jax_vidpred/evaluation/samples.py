@@ -16,8 +16,8 @@ def scores(
     """What K draws of a future are worth together.
 
     Of each clip [b] `psnr_best_of_K` and `psnr_mean_of_K`; of each frame [b, t] `crps`
-    per pixel, and `spread` of the draws beside `spread_error`, the error of their mean:
-    equal where uncertainty is as large as it should be.
+    per pixel, and the variance of the draws beside the squared error of their mean: on
+    average equal where uncertainty is as large as it should be.
 
     Args:
       draws: K times [b, t, h, w, 3].
@@ -32,8 +32,8 @@ def scores(
         f"psnr_best_of_{len(draws)}": best,
         f"psnr_mean_of_{len(draws)}": uncertainty.mean_of_samples(psnr),
         "crps": crps,
-        "spread": spread_skill.spread,
-        "spread_error": spread_skill.error,
+        "spread_variance": spread_skill.spread**2,
+        "spread_error_squared": spread_skill.error**2,
     }
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from jax_vidpred.metrics import suite
+from jax_vidpred.metrics import perceptual, suite
 from jax_vidpred.ops.image import area_mean, to_float
 from jax_vidpred.report.table import CONSTANT_VELOCITY, COPY_LAST, VAE_CEILING
 from jax_vidpred.systems import baselines
@@ -140,13 +140,30 @@ def reconstruct(
     return jnp.moveaxis(jax.lax.map(again, jnp.moveaxis(video, 1, 0)), 0, 1)
 
 
-@functools.partial(jax.jit, static_argnames=("system", "ssim"))
 def score_reconstruction(
-    system: Any, params: Any, video: UInt8[AnyArray, "b t h w 3"], *, ssim: str
+    system: Any,
+    params: Any,
+    video: UInt8[AnyArray, "b t h w 3"],
+    distances: Mapping[str, perceptual.Distance],
+    *,
+    ssim: str,
 ) -> Scores:
-    """Scores of a VAE: every frame of the clip, encoded and decoded."""
-    frames = to_float(video)
-    return {"VAE": suite.fidelity(reconstruct(system, params, frames), frames, ssim)}
+    """Scores of a VAE: every frame of the clip, encoded and decoded.
+
+    Args:
+      distances: name -> LPIPS, as far as its weights are there.
+      ssim: preset of `metrics.frame.SSIM_PRESETS`.
+    """
+    frames = to_float(jnp.asarray(video))
+    again = _reconstruct(system, params, frames)
+    scores = dict(_fidelity(again, frames, ssim=ssim))
+    for name, distance in distances.items():
+        scores[name] = perceptual.lpips(again, frames, distance)
+    return {"VAE": scores}
+
+
+_reconstruct = jax.jit(reconstruct, static_argnames="vae")
+_fidelity = jax.jit(suite.fidelity, static_argnames="ssim")
 
 
 @functools.partial(jax.jit, static_argnames=("width",))

@@ -25,11 +25,13 @@ class Settings:
       clips: rule that picks the clips of a video, one of `metrics.protocol.RULES`.
       clips_per_video: for the rules "spread" and "random".
       max_videos: videos, spread evenly over the split; None = all.
+      left_out: ids of videos that do not take part.
       ssim: preset of `metrics.frame.SSIM_PRESETS`.
       ttt: arguments of `systems.ttt.adapt`, once for each way that is tried.
       num_samples: futures that a stochastic system draws of each clip.
       seed: of random clips and of what a system draws.
-      batch_size: clips that go through the system together; changes no number.
+      batch_size: clips that go through the system together; changes no number of a
+        system that does not draw.
     """
 
     protocol: str
@@ -41,6 +43,7 @@ class Settings:
     clips: str
     clips_per_video: int
     max_videos: int | None
+    left_out: tuple[int, ...]
     ssim: str
     ttt: tuple[Mapping[str, Any], ...]
     num_samples: int
@@ -80,12 +83,20 @@ def settings_for(
         "clips": SPREAD,
         "clips_per_video": evaluation["clips_per_video"],
         "max_videos": None,
+        "left_out": (),
         "ssim": DEFAULT_SSIM,
         "ttt": (),
         "num_samples": 8,
         "seed": 0,
         "batch_size": evaluation["batch_size"],
     }
+    if not predicts and (
+        {"num_context", "num_samples"} & set(given) or given.get("ttt")
+    ):
+        raise ValueError(
+            "--num_context, --ttt_steps and --num_samples are for systems that predict;"
+            " the work directory holds a VAE: leave them out"
+        )
     if name != CUSTOM:
         defaults |= _of_protocol(name, predicts, given)
     settings = Settings(**{**defaults, **given})
@@ -98,6 +109,11 @@ def settings_for(
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} {value}; wanted at least 1")
+    if settings.num_samples < 2:
+        raise ValueError(
+            f"--num_samples {settings.num_samples}; wanted at least 2: one shows no"
+            " spread"
+        )
     if settings.clips not in RULES:
         raise ValueError(f"clips={settings.clips!r}; wanted one of {list(RULES)}")
     if settings.ssim not in SSIM_PRESETS:

@@ -1,11 +1,16 @@
 """Work in parts: shared by processes, kept part by part, put together by the last."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import fcntl
+import hashlib
 import pathlib
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from jax_vidpred.data.schema import DataError
 from jax_vidpred.evaluation.journal import Journal
 
 Report = Callable[[str, int, int], None]  # what is being done, parts done, parts in all
@@ -69,23 +74,48 @@ def work_through(
 
     Returns:
       name -> result of all parts; None where other processes have not done theirs.
+
+    Raises:
+      DataError: another process does the same share; the journal cannot be written.
     """
     journals = shard.journals(path) if path else [None]
     own = Journal(journals[shard.index], made_from)
     names = list(parts)[shard.index :: shard.count]
     pool = concurrent.futures.ThreadPoolExecutor(num_threads)
-    try:
-        waiting = [pool.submit(own.result, name, parts[name]) for name in names]
-        on_progress(what, 0, len(names))
-        for done, one in enumerate(waiting):
-            one.result()
-            on_progress(what, done + 1, len(names))
-    finally:
-        # Parts under work become whole, others are not begun.
-        pool.shutdown(cancel_futures=True)
-    everyone = Journal(journals[shard.index], made_from, filter(None, journals))
-    if path is None:
-        everyone = own
-    if not all(everyone.knows(name) for name in parts):
+    with _alone(journals[shard.index]):
+        try:
+            waiting = [pool.submit(own.result, name, parts[name]) for name in names]
+            on_progress(what, 0, len(names))
+            for done, one in enumerate(waiting):
+                one.result()
+                on_progress(what, done + 1, len(names))
+        finally:
+            # Parts under work become whole, others are not begun.
+            pool.shutdown(cancel_futures=True)
+    own.read_others(journal for journal in journals if journal != journals[shard.index])
+    if not all(own.knows(name) for name in parts):
         return None
-    return {name: everyone.result(name, parts[name]) for name in parts}
+    return {name: own.result(name, parts[name]) for name in parts}
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path | None) -> Iterator[None]:
+    """Nobody else on this machine may write the journal meanwhile.
+
+    Raises:
+      DataError: somebody does.
+    """
+    if path is None:
+        yield
+        return
+    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
+    folder = pathlib.Path(tempfile.gettempdir())
+    with (folder / f"jax_vidpred_{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"{path}: another process is writing it; wait for it, or choose"
+                " another file with --out"
+            ) from error
+        yield

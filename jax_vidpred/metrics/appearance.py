@@ -26,6 +26,8 @@ COLOUR_SPREAD = 0.07
 # Nearer to the floor's colour than this is floor (codec noise: 0.012 at 99.9 %), and
 # a colour further than this from all known ones is an object that came later.
 FLOOR_DISTANCE, UNKNOWN_DISTANCE = 0.03, 0.25
+STRANGE_DISTANCE = 0.15  # a colour further than this from a palette is not its object's
+CONTRAST = 1.3  # support in the silhouette over that in a ring around it
 PALETTE = 6  # colours per object, from dark to light
 # Farthest from where an object is expected, in widths of the picture. Between frames
 # of stride 2, its speed changes by less in 99.9 % of all steps.
@@ -36,7 +38,7 @@ SHAPE_COST = 2.0  # of a pixel outside its silhouette; inside it is a gain
 # SHAPE_COST, more than the floor ever costs.
 DISTANCE_COST, DISTANCE_LIMIT = 12.0, 0.8
 LARGEST_SCALE = 2.5  # between the context and a frame, by perspective
-FOUND_SHARE = 0.2  # of its pixels; with fewer, an object is hidden or has vanished
+FOUND_SHARE = 0.1  # of its pixels; with fewer, an object is hidden or has vanished
 WHOLE_SHARE = 0.7  # from here on the centroid of its pixels is its place
 VELOCITY_GAIN = 0.5  # share of a surprise that is taken for a change of velocity
 
@@ -101,7 +103,7 @@ def track(
         views = {}
         for k in np.argsort(-guesses[:, 1]):  # lower in the picture is nearer
             view = _locate(models[k], guesses[k], support[t, k] * free)
-            if view is None:
+            if view is None or not view.is_found:
                 continue
             views[k] = view
             cost = costs[t, k][view.window] + view.cost
@@ -111,9 +113,8 @@ def track(
             is_taken = view.silhouette & (support[t, k][view.window] > 0.5)
             free[view.window][is_taken] = 0
         for k, view in views.items():
-            if view.is_found:
-                centres[k] = _refined(view, segments[view.window] == models[k].label)
-                velocities[k] += VELOCITY_GAIN * (centres[k] - guesses[k])
+            centres[k] = _refined(view, segments[view.window] == models[k].label)
+            velocities[k] += VELOCITY_GAIN * (centres[k] - guesses[k])
     return result
 
 
@@ -252,7 +253,9 @@ def _evidence(frames, background, models):
     )
     best = np.minimum(distances.min(0), floor[front])
     scale = 2 * COLOUR_SPREAD**2
-    fits = np.exp((best - distances - best / 4) / scale)
+    # What is near to none of the palettes supports nobody.
+    known = distances <= STRANGE_DISTANCE**2
+    fits = np.where(known, np.exp((best - distances - best / 4) / scale), 0.0)
     costs = np.full((len(models), *floor.shape), np.inf, np.float32)
     costs[:, front] = distances / scale
     support = np.zeros_like(costs)
@@ -288,7 +291,10 @@ def _locate(model, guess, support):
     shifts = np.square(np.arange(-reach, reach + 1) / half.mean())
     value = share - WAY_COST * (shifts + shifts[:, None])
     best = np.unravel_index(value.argmax(), value.shape)
-    is_found = bool(share[best] >= FOUND_SHARE)
+    # It must stand out from what is around it: a picture of one colour hides nobody.
+    ring = ndimage.binary_dilation(silhouette, iterations=2) & ~silhouette.astype(bool)
+    around_it = places[best][ring].mean() if ring.any() else 0.0
+    is_found = bool(share[best] >= max(FOUND_SHARE, CONTRAST * around_it))
     shift = np.array(best[::-1]) - reach if is_found else np.zeros(2, int)
     centre = guess + shift
 

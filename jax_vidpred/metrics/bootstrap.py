@@ -5,12 +5,15 @@ from each draw; the interval holds the middle share of the results (percentile
 bootstrap, Efron & Tibshirani 1993, chapter 13). Two systems on the same clips are
 compared by drawing the same clips for both: what makes a clip hard then cancels.
 
+Clips of one video are alike, so where a video gives several of them videos are drawn,
+each with all its clips: drawn one by one, clips would seem to be more than they are.
+
 A statistic is a function of the mean over the clips. With one value for each clip it is
 that mean. A ratio of sums over clips is a ratio of means: `f1` turns mean counts into
 the F1 of all clips together. A statistic is given many draws at a time, [..., m].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +80,7 @@ def paired_difference(
     first: Values,
     second: Values,
     *,
+    groups: Sequence[int] | None = None,
     statistic: Statistic | None = None,
     num_samples: int = NUM_SAMPLES,
     level: float = 0.95,
@@ -90,11 +94,12 @@ def paired_difference(
     Args:
       first, second: as `values` of `interval`, clip by clip. A clip that has a NaN in
         either is left out of both.
+      groups: number of each clip's video; None = every clip for itself.
       statistic, num_samples, level, seed: as in `interval`.
 
     Returns:
       (difference, low, high); the difference is NaN without a clip, the interval with
-      fewer than two.
+      fewer than two groups.
 
     Raises:
       ValueError: the shapes differ, or `level` is not between 0 and 1.
@@ -107,7 +112,10 @@ def paired_difference(
     both = _defined(first) & _defined(second)
     pair = [_rows(values)[both] for values in (first, second)]
     here = [_apply(statistic, _mean(kept)) for kept in pair]
-    draws = [_apply(statistic, d) for d in _draw_means(pair, num_samples, seed)]
+    if groups is None:
+        groups = np.arange(len(both))
+    drawn = _draw_means(pair, num_samples, seed, np.asarray(groups)[both])
+    draws = [_apply(statistic, means) for means in drawn]
     low, high = _middle(draws[0] - draws[1], level)
     return Difference(float(here[0] - here[1]), low, high)
 
@@ -129,11 +137,18 @@ def _apply(statistic, means):
     return means[..., 0] if statistic is None else statistic(means)
 
 
-def _draw_means(sets, num_samples, seed):
+def _draw_means(sets, num_samples, seed, groups=None):
     """Mean of each draw, [num_samples, m], of sets [n, m] that share their clips."""
-    n = len(sets[0])
+    if groups is None:
+        groups = np.arange(len(sets[0]))
+    names, of_row = np.unique(groups, return_inverse=True)
+    n = len(names)  # groups, which are drawn
+    counts = np.bincount(of_row, minlength=n)
     if n < 2:
         return [np.full((num_samples, rows.shape[1]), np.nan) for rows in sets]
+    sums = [np.zeros((n, rows.shape[1])) for rows in sets]
+    for total, rows in zip(sums, sets, strict=True):
+        np.add.at(total, of_row, rows)
     rng = np.random.default_rng(seed)
     results = [[] for _ in sets]
     block = max(_BLOCK // n, 1)
@@ -142,8 +157,8 @@ def _draw_means(sets, num_samples, seed):
         chosen = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
         # How often each clip is drawn: then the means are one matrix product.
         times = np.bincount(chosen.ravel(), minlength=size * n).reshape(size, n)
-        for rows, means in zip(sets, results, strict=True):
-            means.append(times @ rows / n)
+        for rows, means in zip(sums, results, strict=True):
+            means.append(times @ rows / (times @ counts)[:, None])
     return [np.concatenate(means) for means in results]
 
 

@@ -84,20 +84,20 @@ def find_peaks(
     """
     probability = np.asarray(probability, np.float64)
     free = np.isfinite(probability)
+    # Only what no neighbour exceeds is a peak. A shoulder of another is none, and must
+    # not suppress one either.
+    padded = np.pad(np.where(free, probability, -np.inf), 1, constant_values=-np.inf)
+    free &= (probability >= padded[:-2]) & (probability >= padded[2:])
     steps = np.arange(len(probability))
     # Where a sigmoid saturates, the middle of the plateau is the peak.
     near = np.maximum(1 - np.abs(steps[:, None] - steps) / (radius + 1), 0)
-    surroundings = near @ np.where(free, probability, 0)
+    surroundings = near @ np.where(np.isfinite(probability), probability, 0)
     peaks = []
     for step in np.lexsort((-surroundings, -probability)):
         if free[step]:
             peaks.append(step)
             free[np.abs(steps - step) <= radius] = False
     chosen = np.sort(np.array(peaks, np.int64))
-    # The shoulder of a taller peak, just out of its reach, is no peak of its own.
-    padded = np.pad(probability, 1, constant_values=-np.inf)
-    highest = np.maximum(padded[chosen], padded[chosen + 2])
-    chosen = chosen[probability[chosen] >= highest]
     return chosen, probability[chosen]
 
 
@@ -181,9 +181,10 @@ def count_matches(predicted: Times, truth: Times, tolerance: int | float) -> int
 def matched_differences(
     predicted: Times, truth: Times, tolerance: int | float
 ) -> Float[np.ndarray, "m"]:
-    """predicted - true of the largest matching, of several that with least |sum|.
+    """predicted - true of the largest matching, of several the closest.
 
-    Hungarian matching; as many pairs as `count_matches` counts.
+    Hungarian matching, with the least sum of |difference|; as many pairs as
+    `count_matches` counts.
     """
     difference = np.subtract.outer(
         np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
@@ -256,13 +257,17 @@ def timing_error(
 def best_threshold(
     clips: Sequence[Clip], *, tolerance: int | float = TOLERANCE, typed: bool = False
 ) -> float:
-    """The threshold with the highest F1, NaN where there is no peak or no event.
+    """The threshold with the highest F1; infinite where there is no peak.
+
+    NaN where there is no event: then nothing can be chosen.
 
     Choose it on other clips than those that are scored with it.
     """
     thresholds, counts = _sweep(clips, tolerance, typed)
-    if not len(thresholds) or not any(len(clip.truth) for clip in clips):
+    if not any(len(clip.truth) for clip in clips):
         return float("nan")
+    if not len(thresholds):
+        return float("inf")
     return float(thresholds[int(np.argmax([c.f1 for c in counts]))])
 
 
@@ -329,7 +334,7 @@ def part_scores(
 
 def _ratios(counts: Counts, threshold: float) -> dict[str, float]:
     ratios = {"f1": counts.f1, "precision": counts.precision, "recall": counts.recall}
-    return ratios if np.isfinite(threshold) else dict.fromkeys(ratios, float("nan"))
+    return ratios if not np.isnan(threshold) else dict.fromkeys(ratios, float("nan"))
 
 
 def _counts(

@@ -174,6 +174,7 @@ def _window_matrix(window, size):
 def ssim(
     prediction: Float[Array, "b t h w c"],
     target: Float[Array, "b t h w c"],
+    mask: Bool[Array, "b t h w 1"] | None = None,
     *,
     preset: str = DEFAULT_SSIM,
 ) -> Float[Array, "b t"]:
@@ -195,7 +196,11 @@ def ssim(
     Args:
       prediction: values are clamped to [0, 1].
       target: values in [0, 1].
+      mask: if given, only windows around these pixels count (`moving_pixels`).
       preset: a key of `SSIM_PRESETS`.
+
+    Returns:
+      NaN for a frame in which no window counts.
 
     Raises:
       ValueError: unknown preset, or frames smaller than the window.
@@ -229,4 +234,9 @@ def ssim(
     similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
         (mean_x * mean_x + mean_y * mean_y + c1) * (variance_x + variance_y + c2)
     )
-    return similarity.mean((-3, -2, -1))
+    if mask is not None:
+        # Of the windows that fit: those whose middle is a pixel of the mask.
+        top = (height - similarity.shape[2]) // 2
+        left = (width - similarity.shape[3]) // 2
+        mask = mask[:, :, top : height - top, left : width - left]
+    return _mean(similarity, mask, (-3, -2, -1))

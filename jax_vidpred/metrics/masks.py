@@ -86,11 +86,13 @@ def visible_labels(
 def lifetime(iou: Float[np.ndarray, "t"], threshold: float = 0.5) -> float:
     """Frames until IoU first falls below the threshold, in [0, t]; t if it never does.
 
-    A frame without value (NaN) is no fall.
+    A frame without value (NaN) is no fall; NaN where no frame has one.
 
     Args:
       iou: of the frames after the context, in order of time.
     """
+    if np.isnan(iou).all():
+        return float("nan")
     below = np.flatnonzero(iou < threshold)
     return float(below[0]) if len(below) else float(len(iou))
 

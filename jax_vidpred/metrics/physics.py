@@ -22,6 +22,8 @@ SPEED_OFFSETS, SPEED_COUNT = np.arange(-2, 3), 3
 # Centres of true objects come as close as 0.397 (all videos of the twin and 11 real
 # ones); one standard deviation of a track of silhouettes, 0.03, is let pass.
 CLOSEST = 0.36
+# Error of an object that is not found: about half of the width of the scene.
+LOST_ERROR = 2.0  # world units
 # A slower approach has no meaningful restitution: a velocity's noise is 0.1 to 0.2.
 MIN_APPROACH = 0.5  # world units per simulated second, along the line of centres
 
@@ -66,9 +68,12 @@ def physics_card(
       num_context: frames that were given; 0 if the arrays begin after them.
 
     Returns:
-      position_error [f] >= 0: mean |p - p_true| over objects that are counted, present
-        and found; NaN where none is, as for every mean here.
-      speed_error [f] >= 0: mean of | |v| - |v_true| | over the same objects. Both
+      position_error [f], in 0 .. LOST_ERROR: mean |p - p_true| over objects that are
+        counted and present, at most LOST_ERROR each; that is also the error of one that
+        is seen in the true video and not found in the prediction, so losing what is
+        hard does not pay. NaN where none is, as for every mean here.
+      position_error_found [f] >= 0: the same over what is found alone, uncapped.
+      speed_error [f] >= 0: mean of | |v| - |v_true| | over the objects found. Both
         velocities are least-squares lines through the frames of SPEED_OFFSETS, of those
         in which the object is found and present, three at least.
       momentum_error [m'] >= 0: |dP - dP_true|, P the sum of the velocities of a
@@ -109,6 +114,8 @@ def physics_card(
     distance = np.linalg.norm(
         np.where(both[..., None], positions - truth.positions, 0.0), axis=-1
     )
+    lost = counted & present & seen & ~found
+    capped = np.where(lost, LOST_ERROR, np.minimum(distance, LOST_ERROR))
     speeds = [
         kinematics.fit_lines(places, both, SPEED_OFFSETS, seconds)
         for places in (positions, truth.positions)
@@ -120,7 +127,8 @@ def physics_card(
     contacts = contacts[contacts[:, 0] >= num_context - 1]
     expected, visible = (counted & present & seen)[future], found[future]
     return {
-        "position_error": _mean(distance, usable)[future],
+        "position_error": _mean(capped, usable | lost)[future],
+        "position_error_found": _mean(distance, usable)[future],
         "speed_error": _mean(np.abs(speed - true_speed), has_speed)[future],
         **_contact_errors(predicted, truth, contacts, seconds),
         "interpenetration": interpenetration(positions[future], visible),

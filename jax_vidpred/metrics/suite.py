@@ -47,7 +47,8 @@ def frame_scores(
     """Everything that needs no weights and no annotation.
 
     Returns:
-      `fidelity`; of each frame [b, t] `tl1_x100` and `tof`; of each clip [b]
+      `fidelity`; of each frame [b, t] `ssim_moving` around moving pixels (NaN where
+      there are none), `tl1_x100` and `tof`; of each clip [b]
       `psnr_moving`, `mse_moving` and `mae_moving` over the moving pixels of all its
       frames together (frames with hardly one would otherwise count as much as others),
       `motion_ratio` (NaN below LEAST_MOTION), `flickering`, and if there are frames
@@ -61,6 +62,7 @@ def frame_scores(
     true = jnp.concatenate([last_context[:, None], truth], 1)
     scores = {
         **fidelity(prediction, truth, ssim),
+        **_ssim(prediction, truth, ssim, moving),
         "psnr_moving": frame.psnr_video(prediction, truth, moving),
         "mse_moving": _pooled(frame.mse, prediction, truth, moving),
         "mae_moving": _pooled(frame.mae, prediction, truth, moving),
@@ -115,11 +117,12 @@ def fidelity(
     }
 
 
-def _ssim(prediction, truth, preset=frame.DEFAULT_SSIM):
+def _ssim(prediction, truth, preset=frame.DEFAULT_SSIM, moving=None):
     """Nothing for frames that are smaller than the window."""
     if min(truth.shape[2:4]) < len(frame.SSIM_PRESETS[preset].weights):
         return {}
-    return {"ssim": frame.ssim(prediction, truth, preset=preset)}
+    name = "ssim" if moving is None else "ssim_moving"
+    return {name: frame.ssim(prediction, truth, moving, preset=preset)}
 
 
 def _motion(video, last_context):

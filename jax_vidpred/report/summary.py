@@ -1,5 +1,6 @@
 """A result of `evaluate` for the terminal and as Markdown: tables and a few lines."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -71,7 +72,8 @@ def tables_of(result: Result) -> Iterator[Table]:
         for key in ("psnr", "psnr_moving"):
             value = scores["mean"].get(key)
             gain = number(value) - number(plain.get(key))
-            change = "" if gain == 0 else f"{gain:+.2f}"
+            is_known = math.isfinite(gain) and gain != 0
+            change = f"{gain:+.2f}" if is_known else ""
             rows[-1] += [number_text(value), change]
     if rows:
         metrics = ("PSNR (dB)", "change", "PSNR, moving pixels (dB)", "change")

@@ -250,3 +250,14 @@ def test_a_video_of_another_length_than_annotated(pair):
     write_mp4(pair.video, np.zeros((9, 32, 48, 3), np.uint8))
     with pytest.raises(DataError, match="has 22 frames, but .* has 9"):
         clevrer.read_arrays(pair, **OPTIONS)
+
+
+def test_some_videos_of_one_split_spread_evenly(tmp_path):
+    for number in (0, 1, 2, 10000):
+        (tmp_path / f"video_{number:05d}.mp4").touch()
+    chosen = clevrer.choose_files(tmp_path, {"train": 2})
+    assert [one.video_id for one in chosen["train"]] == [0, 1] and len(chosen) == 1
+    assert len(clevrer.choose_files(tmp_path, {"train": None})["train"]) == 3
+    assert clevrer.choose_files(tmp_path, None) == clevrer.index_files(tmp_path)
+    with pytest.raises(DataError, match="no split 'test'; it has train, validation"):
+        clevrer.choose_files(tmp_path, {"test": None})

@@ -17,7 +17,8 @@ def test_what_is_absent_is_named_with_its_file(monkeypatch):
     assert not (loaded.distances or loaded.embeddings or loaded.videos)
     assert loaded.absent["lpips_vgg"].startswith("needs vgg16-397923af.pth")
     assert set(loaded.absent) == {
-        *("lpips_alex", "lpips_vgg", "vbench_subject", "vbench_background", "fvd")
+        *("lpips_alex", "lpips_vgg", "vbench_subject", "vbench_background"),
+        *("vbench_smoothness", "fvd"),
     }
     video = np.zeros((1, CONTEXT + FUTURE, SIZE, SIZE, 3), np.uint8)
     scores = {"system": {}}
@@ -69,3 +70,24 @@ def test_a_file_that_is_damaged_is_no_absent_one(folder):
     (folder / "lpips_alex.safetensors").write_bytes(b"not weights")
     with pytest.raises(WeightsError, match="lpips_alex"):
         networks.load_networks()
+
+
+def test_the_windows_of_i3d_end_with_the_clip():
+    """20 -> 12 frames: one window, all predictions in it; none of context alone."""
+    seen = []
+
+    def network(video):
+        seen.append(np.asarray(video))
+        return np.zeros((len(video), 2), "f4")
+
+    loaded = networks.Networks({}, {}, {"i3d": network}, {}, {})
+    video = np.zeros((1, 32, 16, 16, 3), np.uint8)
+    video[:, 20:] = 255
+    black = {"system": np.zeros((1, 12, 16, 16, 3), "f4")}
+    features = perceptual.add_scores({"system": {}}, black, video, 20, loaded)
+    assert features["truth"]["i3d"].shape == (1, 1, 2)
+    assert features["system"]["i3d"].shape == (1, 1, 2)
+    bright = seen[0][0].mean((1, 2, 3)) > 0
+    assert bright.tolist() == [False] * 4 + [True] * 12
+    short = perceptual.add_scores({}, {}, video[:, :10], 6, loaded)
+    assert short == {}

@@ -27,13 +27,14 @@ def test_the_best_draw_counts_and_so_does_the_mean():
     psnr = [-10 * np.log10(square).mean() for square in squares]
     np.testing.assert_allclose(told["psnr_best_of_3"][1], max(psnr), rtol=1e-5)
     np.testing.assert_allclose(told["psnr_mean_of_3"][1], np.mean(psnr), rtol=1e-5)
-    assert told["crps"].shape == told["spread"].shape == (2, FUTURE)
+    assert told["crps"].shape == told["spread_variance"].shape == (2, FUTURE)
 
 
 def test_draws_that_are_all_alike_claim_to_be_certain():
     alike = np.full_like(video()[:, CONTEXT:], 0.5)
     told = scores([alike] * 4)
-    assert (told["spread"] == 0).all() and (told["spread_error"] > 0.1).all()
+    assert (told["spread_variance"] == 0).all()
+    assert (told["spread_error_squared"] > 0.01).all()
     error = np.abs(video()[:, CONTEXT:] - 0.5).mean((2, 3, 4))
     np.testing.assert_allclose(told["crps"], error, rtol=1e-5)
     # As certain, and right: nothing to complain of.

@@ -2,6 +2,7 @@
 
 import pytest
 
+from jax_vidpred.data.schema import DataError
 from jax_vidpred.evaluation.work import Shard, work_through
 
 
@@ -56,3 +57,32 @@ def test_a_share_that_is_none(text):
     with pytest.raises(ValueError, match=f"--shard {text}; wanted INDEX/COUNT"):
         Shard.parse(text)
     assert Shard.parse("2/8") == Shard(2, 8)
+
+
+def test_two_processes_do_not_write_one_journal(tmp_path):
+    path = tmp_path / "partial"
+
+    def meanwhile():
+        with pytest.raises(DataError, match="another process is writing it"):
+            work(path, made_from={"seed": 1})
+        return "own"
+
+    told = work_through(
+        "waiting",
+        {"part 0": meanwhile, "part 1": lambda: "too"},
+        shard=Shard(),
+        path=path,
+        made_from={"seed": 0},
+        on_progress=lambda *_: None,
+    )
+    assert told == {"part 0": "own", "part 1": "too"}
+    assert work(path, made_from={"seed": 1}) == work(None)  # now it is free
+
+
+def test_a_line_that_was_cut_off_in_the_middle_ends_what_is_known(tmp_path):
+    path, log = tmp_path / "partial", []
+    work(path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:3], lines[3][:9], *lines[4:], ""]))
+    assert work(path, log=log) == work(None)
+    assert log == [2, 3, 4]

@@ -121,3 +121,21 @@ def test_unusable_arguments_are_refused():
         bootstrap.interval(np.ones(3), level=95)
     with pytest.raises(ValueError, match=r"shapes \(3,\) and \(4,\)"):
         bootstrap.paired_difference(np.ones(3), np.ones(4))
+
+
+def test_clips_of_one_video_are_drawn_together():
+    """Four copies of each clip say no more than one of them."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 25))
+    alone = bootstrap.paired_difference(first, second)
+    fourfold = [np.repeat(values, 4) for values in (first, second)]
+    groups = np.repeat(np.arange(25), 4)
+    together = bootstrap.paired_difference(*fourfold, groups=groups)
+    np.testing.assert_allclose(together, alone, rtol=1e-9)
+    careless = bootstrap.paired_difference(*fourfold)
+    assert careless.high - careless.low < 0.7 * (together.high - together.low)
+    # Videos of unlike numbers of clips: each clip counts once in the mean.
+    uneven = bootstrap.paired_difference(
+        np.array([1.0, 1.0, 4.0]), np.zeros(3), groups=[7, 7, 9]
+    )
+    assert (uneven.difference, uneven.low, uneven.high) == (2.0, 1.0, 4.0)

@@ -119,6 +119,35 @@ def test_ssim_is_symmetric_and_falls_with_noise(preset):
     assert (worse < score - 0.1).all()
 
 
+def test_ssim_of_some_pixels_is_the_mean_over_the_windows_around_them():
+    prediction, target = video_pair(0.1)
+    b, t, h, w, _ = target.shape
+    whole = jnp.ones((b, t, h, w, 1), bool)
+    np.testing.assert_allclose(
+        frame.ssim(prediction, target, whole), frame.ssim(prediction, target), rtol=1e-5
+    )
+    # scikit-image gives the map; its border is cut off as the mean does it.
+    expected, mask = [], np.random.default_rng(3).random((b, t, h, w, 1)) < 0.3
+    mask[0, 0] = False
+    mask[0, 0, 0, 0] = True  # a corner, where no window fits
+    for x, y, m in zip(prediction[0], target[0], mask[0], strict=True):
+        _, similarity = structural_similarity(
+            np.asarray(x),
+            np.asarray(y),
+            data_range=1,
+            channel_axis=-1,
+            gaussian_weights=True,
+            use_sample_covariance=False,
+            full=True,
+        )
+        inner = (slice(5, -5), slice(5, -5))
+        inside = m[inner][..., 0]
+        expected.append(similarity[inner][inside].mean() if inside.any() else np.nan)
+    computed = frame.ssim(prediction, target, jnp.asarray(mask))[0]
+    np.testing.assert_allclose(computed, expected, atol=1e-5)
+    assert np.isnan(computed[0]) and np.isfinite(computed[1])
+
+
 def test_ssim_of_flat_frames_is_the_luminance_term():
     prediction = jnp.full((1, 1, 16, 16, 3), 0.25)
     target = jnp.full((1, 1, 16, 16, 3), 0.5)

@@ -106,7 +106,7 @@ def test_positions_by_hand_and_who_counts():
     counted = np.array([True, True, False])
     card = _card(state, predicted, counted=counted)
     assert card["position_error"] == pytest.approx(np.full(FRAMES - CONTEXT, 0.025))
-    # What is not found, or not in view, does not count.
+    # What is not in view does not count.
     found = np.ones(state.shape[:2], bool)
     found[10:, 1] = False
     present = np.ones_like(found)
@@ -117,8 +117,11 @@ def test_positions_by_hand_and_who_counts():
     present[9] = False
     lonely = _card(state, predicted, found, present, counted=counted)
     assert np.isnan(lonely["speed_error"][11 - CONTEXT])
-    assert card["position_error"][10 - CONTEXT] == pytest.approx(0.05)
-    assert np.isnan(card["position_error"][12 - CONTEXT :]).all()
+    assert card["position_error_found"][10 - CONTEXT] == pytest.approx(0.05)
+    assert np.isnan(card["position_error_found"][12 - CONTEXT :]).all()
+    # What is lost costs as much as what is 2 units away or further.
+    assert card["position_error"][10 - CONTEXT] == pytest.approx((0.05 + 2.0) / 2)
+    assert card["position_error"][12 - CONTEXT :] == pytest.approx(2.0)
     assert np.isnan(card["speed_error"][12 - CONTEXT :]).all()
     assert np.isnan(card["momentum_error"]).all()
 

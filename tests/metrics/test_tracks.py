@@ -287,3 +287,17 @@ def test_unusable_pictures_are_refused():
         track((255 * VIDEO[:6]).astype(np.uint8), CROSSING[:6], VIDEO[6:])
     with pytest.raises(ValueError, match="wanted \\[c, h, w, 3\\]"):
         track(VIDEO[:6], CROSSING[:5], VIDEO[6:])
+
+
+def test_a_picture_without_objects_shows_none():
+    """Grey or noise in place of the future: nothing is found in it."""
+    size, rng = 32, np.random.default_rng(0)
+    context = np.full((3, size, size, 3), 0.5, np.float32)
+    segments = np.zeros((3, size, size), np.uint8)
+    context[:, 8:14, 8:14], segments[:, 8:14, 8:14] = (0.8, 0.2, 0.2), 1
+    context[:, 18:24, 18:24], segments[:, 18:24, 18:24] = (0.3, 0.3, 0.3), 2
+    stay = np.repeat(context[-1:], 4, 0)
+    found = track(context, segments, stay)
+    assert all((found == label).any((1, 2)).all() for label in (1, 2))
+    for empty in (np.full_like(stay, 0.3), rng.random(stay.shape, np.float32)):
+        assert (track(context, segments, empty) == 0).mean() > 0.98
