@@ -23,7 +23,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 # Before JAX starts: its C++ log lines would bury ours.
@@ -121,7 +121,7 @@ def run(
         judge = Judge(predictor, settings, networks)
     else:
         judge = ReconstructionJudge(stage, settings, networks)
-    parts = _parts(judge, source, clips, settings)
+    parts = _parts(_SCORED, judge, source, settings)
     training: VideoSource | None = None
     without_threshold = ""
     if predicts and source.annotated[[index for index, _ in clips]].any():
@@ -135,7 +135,8 @@ def run(
                     split="train",
                     max_videos=THRESHOLD_CLIPS,
                 )
-            parts |= _training_parts(judge, training, settings)
+            fewer = _for_thresholds(settings)
+            parts |= _parts(_TRAINING, judge.events, training, fewer)
         except DataError as error:
             without_threshold = f"needs training clips: {error}"
     done = work_through(
@@ -193,29 +194,28 @@ _SAMPLES = ("psnr_best_of", "psnr_mean_of", "crps", "spread")
 _SCORED, _TRAINING = "batch ", "training batch "  # begin the names of parts
 
 
-def _parts(judge, source: VideoSource, clips, settings: Settings):
+def _parts(
+    kind: str,
+    judge: Callable[[clip_lists.Batch], Any],
+    source: VideoSource,
+    settings: Settings,
+) -> dict[str, Callable[[], Any]]:
+    """What a judge says of each batch of the clips, by a name that begins with kind."""
+
     def judged(read):
         return judge(read())
 
-    return {
-        f"{_SCORED}{first}": functools.partial(judged, read)
-        for first, read in clip_lists.batches(source, clips, settings)
-    }
-
-
-def _training_parts(judge: Judge, source: VideoSource, settings: Settings):
-    """What is said about collisions in training clips, for choosing thresholds."""
-    each = 1 if settings.clips == WITHOUT_ENTRIES else settings.clips_per_video
-    settings = dataclasses.replace(settings, max_videos=-(-THRESHOLD_CLIPS // each))
-
-    def judged(read):
-        return judge.events(read())
-
     clips = clip_lists.fixed_clips(source, settings)
     return {
-        f"{_TRAINING}{first}": functools.partial(judged, read)
+        f"{kind}{first}": functools.partial(judged, read)
         for first, read in clip_lists.batches(source, clips, settings)
     }
+
+
+def _for_thresholds(settings: Settings) -> Settings:
+    """The same for about THRESHOLD_CLIPS clips."""
+    each = 1 if settings.clips == WITHOUT_ENTRIES else settings.clips_per_video
+    return dataclasses.replace(settings, max_videos=-(-THRESHOLD_CLIPS // each))
 
 
 def _add_sections(
@@ -305,8 +305,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _ttt(options: argparse.Namespace) -> tuple[dict[str, Any], ...]:
-    steps = [part for part in options.ttt_steps.split(",") if part.strip() != "0"]
-    if not all(part.strip().isdecimal() for part in steps if options.ttt_steps):
+    steps = [part.strip() for part in options.ttt_steps.split(",") if part.strip()]
+    if not all(map(str.isdecimal, steps)):
         raise ValueError(
             f"--ttt_steps {options.ttt_steps}; wanted a number such as 10, or several"
             " such as 1,3,10,30"
@@ -317,7 +317,7 @@ def _ttt(options: argparse.Namespace) -> tuple[dict[str, Any], ...]:
             "mode": options.ttt_mode,
             "learning_rate": options.ttt_learning_rate,
         }
-        for number in sorted({int(part) for part in steps if part.strip()} - {0})
+        for number in sorted({*map(int, steps)} - {0})
     )
 
 

@@ -32,6 +32,7 @@ from jax_vidpred.data.schema import (
 )
 from jax_vidpred.data.twin.groundtruth import cast_flow, cast_segments
 from jax_vidpred.data.video_io import read_video
+from jax_vidpred.ops import spread
 from jax_vidpred.ops.masks import decode_rle
 
 _FILE = re.compile(r"(video|annotation|proposal|sim)_(\d{5})\.(mp4|json)")
@@ -131,13 +132,11 @@ def choose_files(
     found = index_files(root)
     if only is None:
         return found
-    chosen = {}
-    for split, videos in found.items():
-        if split in only:
-            count = min(only[split] or len(videos), len(videos))
-            chosen[split] = tuple(
-                videos[i * len(videos) // count] for i in range(count)
-            )
+    chosen = {
+        split: tuple(videos[i] for i in spread.evenly(len(videos), only[split]))
+        for split, videos in found.items()
+        if split in only
+    }
     if not chosen:
         raise DataError(
             f"{root} has no split {', '.join(only)!r}; it has {', '.join(found)}: take"

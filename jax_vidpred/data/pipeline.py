@@ -13,6 +13,7 @@ import numpy as np
 from jax_vidpred.data.schema import MASK, START, VIDEO_ID, DataError
 from jax_vidpred.data.source import ANNOTATED_KEYS, FLOW_KEYS, STEP_KEYS, VideoSource
 from jax_vidpred.data.transforms import PADDING, RandomClip, ReadClips, clip_span
+from jax_vidpred.ops import spread
 
 ENDLESS = 2**48  # clips; grain computes with floats, so no sys.maxsize
 ALWAYS = (MASK, VIDEO_ID, START)
@@ -179,14 +180,12 @@ def fixed_clips(
       DataError: as `usable_videos`.
     """
     usable = usable_videos(source, keys, clip_frames, frame_stride)
-    if max_videos is not None and max_videos < len(usable):
-        usable = usable[np.arange(max_videos) * len(usable) // max_videos]
     span = clip_span(clip_frames, frame_stride)
-    clips = []
-    for index in usable:
-        starts = np.linspace(0, source.num_frames[index] - span, clips_per_video)
-        clips += [(int(index), int(start)) for start in np.unique(starts.astype(int))]
-    return tuple(clips)
+    return tuple(
+        (int(index), int(start))
+        for index in usable[spread.evenly(len(usable), max_videos)]
+        for start in spread.starts(int(source.num_frames[index]), span, clips_per_video)
+    )
 
 
 def _stored(keys: Sequence[str]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from jax_vidpred.metrics.protocol import (
     start_without_entries,
     starts_of,
 )
+from jax_vidpred.ops import spread
 
 Batch = dict[str, np.ndarray]
 Clip = tuple[int, int]  # index of the video in its source, first raw frame
@@ -134,10 +135,10 @@ def fixed_clips(source: VideoSource, settings: Settings) -> list[Clip]:
                 f"split {source.split!r} has no clip of {settings.clip_frames} frames"
                 " in which nothing enters; ask for shorter clips"
             )
-        return _spread(clips, settings.max_videos)
+        return [clips[i] for i in spread.evenly(len(clips), settings.max_videos)]
     return [
         (int(index), start)
-        for index in _spread(list(usable), settings.max_videos)
+        for index in usable[spread.evenly(len(usable), settings.max_videos)]
         for start in starts_of(
             settings.clips,
             int(source.num_frames[index]),
@@ -146,13 +147,6 @@ def fixed_clips(source: VideoSource, settings: Settings) -> list[Clip]:
             seed=(settings.seed, int(source.video_ids[index])),
         )
     ]
-
-
-def _spread(items: list, count: int | None) -> list:
-    """So many of the items, evenly over all of them."""
-    if count is None or count >= len(items):
-        return items
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _first_start(source: VideoSource, index: int, settings: Settings) -> int | None:

@@ -123,9 +123,7 @@ class Judge:
         """What is said about collisions in a batch, and nothing else."""
         settings, label = self.settings, self.predictor.label
         made = self._predict(batch)
-        return objects.add_scores(
-            {}, {label: made.video}, {label: made.aux}, batch, settings
-        )
+        return objects.events({label: made.video}, {label: made.aux}, batch, settings)
 
     def _predictions(
         self, batch: Batch

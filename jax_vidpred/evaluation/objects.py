@@ -96,34 +96,58 @@ def add_scores(
     for name, aux in {**moved, TRUTH: true}.items():
         if "flow" in aux:
             scores[name] |= _carried(aux, batch, settings)
-    said: Events = {}
-    for name in shown:
-        contacts = [_as_lists(clip[name]["events"]) for clip in clips]
-        said[name] = {KINEMATICS: contacts}
-        probability = moved.get(name, {}).get("collision_probability")
-        if probability is not None:
-            said[name][HEAD] = [
-                _as_lists(_head_events(probability[row], batch, row, settings))
-                for row in rows
-            ]
-    return said
+    return {
+        name: {
+            KINEMATICS: [clip[name]["contacts"] for clip in clips],
+            **_head_events(moved.get(name, {}), batch, settings),
+        }
+        for name in shown
+    }
+
+
+def events(
+    videos: Mapping[str, np.ndarray],
+    moved: Mapping[str, Mapping[str, np.ndarray]],
+    batch: Batch,
+    settings: Settings,
+) -> Events:
+    """What `add_scores` returns, without any scoring; arguments as there."""
+    shown = {**videos, TRUTH: to_float(batch[VIDEO][:, settings.num_context :])}
+    rows = np.flatnonzero(batch["known"] & batch[MASK])
+    return {
+        name: {
+            KINEMATICS: [_follow(batch, row, frames[row], settings)[2] for row in rows],
+            **_head_events(moved.get(name, {}), batch, settings),
+        }
+        for name, frames in shown.items()
+    }
+
+
+def _follow(
+    batch: Batch, row: int, frames: np.ndarray, settings: Settings
+) -> tuple[np.ndarray, Tracks, list]:
+    """Segments of a clip's predicted frames, tracks of all of it, and its contacts."""
+    known = batch[SEGMENTS][row, : settings.num_context]
+    context = to_float(batch[VIDEO][row, : settings.num_context])
+    found = appearance.track(context, known, frames)
+    whole = np.concatenate([known, found])
+    track = Tracks(*unhidden_positions(whole, MAX_OBJECTS))
+    contact = kinematics.find_contacts(*track, settings.stride * FRAME_SECONDS)
+    said = collision.pair_events(*contact, batch[PAIRS][row], settings.stride)
+    return found, track, _as_lists(said)
 
 
 def _clip(
     batch: Batch, row: int, shown: Mapping[str, np.ndarray], settings: Settings
 ) -> dict[str, dict[str, Any]]:
     """Scores, segments and contacts of one clip, system by system."""
-    num_context, seconds = settings.num_context, settings.stride * FRAME_SECONDS
+    num_context = settings.num_context
     known, true = np.split(batch[SEGMENTS][row], [num_context])
-    context = to_float(batch[VIDEO][row, :num_context])
     counted = masks.visible_labels(known[-1], MAX_OBJECTS)
-    pairs = batch[PAIRS][row]
-    contacts = np.argwhere(np.triu(pairs, 1))
+    contacts = np.argwhere(np.triu(batch[PAIRS][row], 1))
     result, seen = {}, None
     for name in (TRUTH, *(name for name in shown if name != TRUTH)):
-        found = appearance.track(context, known, shown[name][row])
-        whole = np.concatenate([known, found])
-        track = Tracks(*unhidden_positions(whole, MAX_OBJECTS))
+        found, track, said = _follow(batch, row, shown[name][row], settings)
         seen = track.found if seen is None else seen
         card = physics_card(
             track,
@@ -132,20 +156,17 @@ def _clip(
             seen,
             counted,
             contacts,
-            seconds=seconds,
+            seconds=settings.stride * FRAME_SECONDS,
             num_context=num_context,
         )
         del card["interpenetration_true"]  # TRUTH has the tracker's own
-        contact = kinematics.find_contacts(*track, seconds)
         result[name] = {
             "scores": {
                 **mask_scores(found, true, counted),
                 **_named(card),
             },
             "segments": found,
-            "events": collision.pair_events(
-                contact.steps, contact.pairs, contact.scores, pairs, settings.stride
-            ),
+            "contacts": said,
         }
     return result
 
@@ -229,14 +250,22 @@ def _background(video, segments, batch, settings) -> dict[str, np.ndarray]:
     return {"background_consistency": np.where(batch["known"], score, np.nan)}
 
 
-def _head_events(probability, batch: Batch, row: int, settings: Settings):
-    """What a collision head says about one clip."""
-    return collision.clip_events(
-        probability,
-        batch[COLLISION][row],
-        settings.stride,
-        radius=collision.TOLERANCE,
-    )
+def _head_events(
+    aux: Mapping[str, np.ndarray], batch: Batch, settings: Settings
+) -> dict[str, list]:
+    """What a collision head, where there is one, says about the annotated clips."""
+    if "collision_probability" not in aux:
+        return {}
+    said = [
+        collision.clip_events(
+            aux["collision_probability"][row],
+            batch[COLLISION][row],
+            settings.stride,
+            radius=collision.TOLERANCE,
+        )
+        for row in np.flatnonzero(batch["known"] & batch[MASK])
+    ]
+    return {HEAD: [_as_lists(clip) for clip in said]}
 
 
 def _as_lists(clip: collision.Clip) -> list:

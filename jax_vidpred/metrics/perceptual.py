@@ -20,6 +20,7 @@ caller.
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -98,8 +99,9 @@ def motion(
     Args:
       video, last_context: as for `changes`.
     """
-    video = _with_context(video, last_context)
-    return farneback(grey_levels(video).astype(jnp.float32))
+    grey = grey_levels(_with_context(video, last_context)).astype(jnp.float32)
+    # Clip by clip: all together do not fit a CPU's cache and take half as long again.
+    return jax.lax.map(lambda clip: farneback(clip[None])[0], grey)
 
 
 def motion_error(

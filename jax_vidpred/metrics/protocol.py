@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
+from jax_vidpred.ops import spread
+
 SPREAD, WITHOUT_ENTRIES, RANDOM = "spread", "without_entries", "random"
 RULES = (SPREAD, WITHOUT_ENTRIES, RANDOM)
 TWIN = "twin-"  # begins the name of a protocol on simulated videos
@@ -82,15 +84,12 @@ def starts_of(
     Returns:
       starts; none where the video is shorter than a clip.
     """
-    possible = num_frames - span + 1
-    if possible < 1:
-        return []
-    if rule == RANDOM:
-        count = min(clips_per_video, possible)
-        drawn = np.random.default_rng(seed).choice(possible, count, replace=False)
-        return sorted(int(start) for start in drawn)
-    spread = np.linspace(0, possible - 1, clips_per_video).astype(int)
-    return [int(start) for start in np.unique(spread)]
+    if rule == SPREAD:
+        return spread.starts(num_frames, span, clips_per_video).tolist()
+    possible = max(num_frames - span + 1, 0)
+    count = min(clips_per_video, possible)
+    drawn = np.random.default_rng(seed).choice(possible, count, replace=False)
+    return sorted(drawn.tolist())
 
 
 def start_without_entries(

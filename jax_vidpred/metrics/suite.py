@@ -1,7 +1,6 @@
 """What is measured on every predicted clip, in one call."""
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -33,7 +32,7 @@ def true_steps(
     """Steps of the true future, the first one from the last frame of the context."""
     return TrueSteps(
         change=perceptual.changes(truth, last_context, perceptual.l1),
-        motion=_motion(truth, last_context),
+        motion=perceptual.motion(truth, last_context),
     )
 
 
@@ -56,7 +55,7 @@ def frame_scores(
       before it; a frozen one is perfectly smooth and calm, with ratios of 0).
     """
     moving = frame.moving_pixels(truth, last_context)
-    own = _motion(prediction, last_context)
+    own = perceptual.motion(prediction, last_context)
     own_change = perceptual.changes(prediction, last_context, perceptual.l1)
     whole = jnp.concatenate([last_context[:, None], prediction], 1)
     true = jnp.concatenate([last_context[:, None], truth], 1)
@@ -125,22 +124,12 @@ def _ssim(prediction, truth, preset=frame.DEFAULT_SSIM, moving=None):
     return {name: frame.ssim(prediction, truth, moving, preset=preset)}
 
 
-def _motion(video, last_context):
-    """`perceptual.motion`, clip by clip: in a CPU's cache it takes two thirds."""
-
-    def of_clip(inputs):
-        clip, last = inputs
-        return perceptual.motion(clip[None], last[None])[0]
-
-    return jax.lax.map(of_clip, (video, last_context))
-
-
 def _smoothness(video):
     """`consistency.flow_smoothness` with the flow that Farneback's method sees."""
     kept = consistency.kept_frames(video)
-    forward = _motion(kept[:, 1:], kept[:, 0])
+    forward = perceptual.motion(kept[:, 1:], kept[:, 0])
     turned = kept[:, ::-1]
-    backward = _motion(turned[:, 1:], turned[:, 0])[:, ::-1]
+    backward = perceptual.motion(turned[:, 1:], turned[:, 0])[:, ::-1]
     return consistency.flow_smoothness(video, backward, forward)
 
 
