@@ -20,16 +20,33 @@ def base() -> ConfigDict:
             },
             "ema": {"decay": 0.995},
             "data": {},
-            "train": {"num_steps": 1000, "log_every": 50},
+            "train": {
+                "num_steps": 1000,
+                "log_every": 50,
+                "accumulate": 1,  # parts that a batch is worked on in, to save memory
+                # Steps that TensorBoard's profiler is to show; 0 steps for none.
+                "profile": {"start": 0, "steps": 0},
+                # Of one device, for the share of it that is used (bf16, dense).
+                "peak_tflops": {
+                    "NVIDIA A100": 312.0,
+                    "NVIDIA H100": 989.0,
+                    "NVIDIA H200": 989.0,
+                    "TPU v4": 275.0,
+                    "TPU v5 lite": 197.0,
+                },
+            },
             "eval": {
                 "every": 1000,
                 "batch_size": 8,
                 "clip_frames": 18,
                 "clips_per_video": 4,  # spread over the video
                 "max_videos": 16,
+                "num_samples": 4,  # clips that are written as videos
             },
             "checkpoint": {"every": 500, "keep": 2, "best_metric": "psnr"},
-            "mesh": {},
+            # Devices: groups (-1 = as many as there are), devices of a group that split
+            # parameters among them, and by which rules (train/mesh.py).
+            "mesh": {"data": -1, "fsdp": 1, "rules": ()},
         }
     )
 
@@ -62,6 +79,14 @@ def data(variant: str) -> ConfigDict:
             "clip_frames": 18,
             "clip_stride": 2,
         }
+    )
+
+
+def computed() -> dict:
+    """How a model is computed, whatever its parameters: any checkpoint fits both."""
+    return dict(
+        dtype="float32",  # or "bfloat16", on accelerators
+        remat=False,  # True keeps less for the gradient and computes it again
     )
 
 

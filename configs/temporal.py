@@ -25,7 +25,9 @@ def get_config(variant: str = ""):
         train_vae=False,
         vae_loss_weight=0.0,
     )
-    config.model = dict(features=48, num_blocks=1, head_features=32, reach=2)
+    config.model = dict(
+        features=48, num_blocks=1, head_features=32, reach=2, **sections.computed()
+    )
     config.losses = dict(
         weights=dict(
             latent=1.0,

@@ -15,7 +15,12 @@ def get_config(variant: str = ""):
     # A frozen network, as "dinov2_vits14" or "lpips_vgg", for losses.perceptual > 0.
     config.system = dict(name="vae", perceptual="")
     config.model = dict(
-        preset="residual", latent_channels=8, stride=4, features=64, num_blocks=1
+        preset="residual",
+        latent_channels=8,
+        stride=4,
+        features=64,
+        num_blocks=1,
+        **sections.computed(),
     )
     config.losses = dict(
         l1=1.0, kl=1e-5, perceptual=0.0, annealing=dict(kind="none", num_steps=1)

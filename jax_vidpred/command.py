@@ -38,6 +38,7 @@ _PACKAGES = ("jax", "flax", "optax", "numpy")
 def run(name: str, command: Callable[[], int]) -> int:
     """Exit code of a command; what goes wrong becomes one line on stderr."""
     logging.set_verbosity(logging.WARNING)  # Orbax reports every file
+    logging.get_absl_logger().addFilter(_not_of_orbax)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain asks for flags, which are not used here
     try:
@@ -45,7 +46,13 @@ def run(name: str, command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"{name}: stopped; run the same line again to go on", file=sys.stderr)
         return INTERRUPTED
-    except (CheckpointError, ValueError, ArithmeticError, OSError) as error:
+    except (
+        CheckpointError,
+        ValueError,
+        ArithmeticError,
+        OSError,
+        MemoryError,
+    ) as error:
         say(f"{name}: {' '.join(str(error).split())}")
         return FAILED
     except FlaxError as error:
@@ -55,6 +62,11 @@ def run(name: str, command: Callable[[], int]) -> int:
             " version of the package has trained them: train again"
         )
         return FAILED
+
+
+def _not_of_orbax(record: Any) -> bool:
+    """Leaves out the stack traces that come before our own line."""
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 def say(line: str) -> None:
@@ -106,15 +118,14 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def data_folder(workdir: str | os.PathLike) -> pathlib.Path:
-    """Where a work directory keeps data and compiled programs; starts using the latter.
+    """Where a work directory keeps data; also has compiled programs kept.
 
     Raises:
       ExperimentError: it is no work directory.
     """
     workdir = pathlib.Path(workdir).absolute()
     folder = (workdir / experiment.read_record(workdir)["data"]).resolve()
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's own choice
-        enable_compilation_cache(folder / "compiled")
+    enable_compilation_cache()
     return folder
 
 

@@ -116,7 +116,7 @@ def read_result(path: str) -> Result:
         result = json.loads(pathlib.Path(path).read_bytes())
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is no result of evaluate (no JSON)") from error
     if not isinstance(result, dict) or not _has_systems(result.get("systems")):
         raise ValueError(f"{path}: is no result of evaluate (no scores of systems)")

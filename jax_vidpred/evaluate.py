@@ -15,15 +15,13 @@ With --shard 0/4 to 3/4 four processes share the work; the last one writes the r
 """
 
 import argparse
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # Before JAX starts: its C++ log lines would bury ours.
@@ -108,10 +106,7 @@ def run(
     section = config["data"]
     named = None if data is None else os.fspath(data)
     clip_lists.check_data(settings, section, named)
-    with _one_at_a_time(folder):
-        source = clip_lists.source_of(
-            settings, section, folder, data=named, split=split
-        )
+    source = clip_lists.source_of(settings, section, folder, data=named, split=split)
     clips = clip_lists.fixed_clips(source, settings)
     listed = [(int(source.video_ids[index]), start) for index, start in clips]
     networks = load_networks()
@@ -126,15 +121,14 @@ def run(
     without_threshold = ""
     if predicts and source.annotated[[index for index, _ in clips]].any():
         try:
-            with _one_at_a_time(folder):  # what is missing of it is simulated
-                training = clip_lists.source_of(
-                    settings,
-                    section,
-                    folder,
-                    data=None,
-                    split="train",
-                    max_videos=THRESHOLD_CLIPS,
-                )
+            training = clip_lists.source_of(
+                settings,
+                section,
+                folder,
+                data=None,
+                split="train",
+                max_videos=THRESHOLD_CLIPS,
+            )
             fewer = _for_thresholds(settings)
             parts |= _parts(_TRAINING, judge.events, training, fewer)
         except DataError as error:
@@ -252,17 +246,6 @@ def _add_sections(
     if networks.videos and not features:
         missing["fvd"] = f"needs clips of {FVD_FRAMES} frames"
     result["not_computed"] = {**networks.absent, **missing}
-
-
-@contextlib.contextmanager
-def _one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
-    """Data are prepared by one process, the others wait for it."""
-    with contextlib.ExitStack() as stack:
-        # In a folder that cannot be written nothing is prepared either.
-        with contextlib.suppress(PermissionError):
-            lock = stack.enter_context((folder / "preparing.lock").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

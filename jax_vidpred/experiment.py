@@ -18,16 +18,18 @@ import jax
 from jax_vidpred import systems
 from jax_vidpred.data import builder, pipeline
 from jax_vidpred.data.schema import SPLIT_STARTS, VIDEO, DataError
+from jax_vidpred.data.skips import Skips
 from jax_vidpred.data.source import VideoSource
 from jax_vidpred.data.twin.dataset import available_cores, write_dataset
-from jax_vidpred.train import checkpoint
+from jax_vidpred.train import checkpoint, cluster
 from jax_vidpred.train.loop import train
-from jax_vidpred.train.mesh import make_mesh, split_cpu
+from jax_vidpred.train.mesh import Layout, make_layout, split_cpu
 from jax_vidpred.train.protocol import Stage
 
 RECORD = "experiment.json"
 # A run may be prolonged and watched differently; everything else makes another run.
-_MAY_CHANGE = ("train", "eval", "checkpoint")
+_UNREADABLE = (OSError, ValueError, RecursionError)  # of JSON from anywhere
+_MAY_CHANGE = ("train", "eval", "checkpoint", "mesh")
 
 
 class ExperimentError(ValueError):
@@ -67,20 +69,27 @@ def run(
     """
     workdir = pathlib.Path(workdir).absolute()
     requires_dir = pathlib.Path(requires_dir or workdir / "requires").absolute()
+    config = json.loads(json.dumps(config))  # as it is read back
     _check_same(config, workdir)
-    sources = prepare_data(config["data"], requires_dir)
+    layout = make_layout(**config["mesh"])
+    _check_batches(config, layout)
+    with cluster.first_process_first(f"data of {workdir}"):
+        sources = prepare_data(config["data"], requires_dir)
     places, stages = _places(config, workdir, requires_dir), {}
     for name, place in places.items():
-        print(f"{workdir.name} requires {name}: {place}")
+        _say(f"{workdir.name} requires {name}: {place}")
         stages[name] = run(config["requires"][name], place, requires_dir)
     system = systems.create(config, stages)
     if VIDEO in system.required_keys:
         pipeline.check_keys(sources["train"], system.required_keys)
-    _write_record(config, workdir, requires_dir, places)
+    if jax.process_index() == 0:
+        _write_record(config, workdir, requires_dir, places)
     data, evaluation = config["data"], config["eval"]
     held_out = sources.get("validation", sources["train"])
+    skips = Skips()
     common = {
         "keys": system.required_keys,
+        "skips": skips,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
@@ -98,11 +107,11 @@ def run(
     )
     train(
         system,
-        train_batches=functools.partial(
-            pipeline.train_batches,
+        train_batches=lambda first_step: pipeline.train_batches(
             sources["train"],
             batch_size=data["batch_size"],
             seed=config["seed"],
+            first_step=first_step,
             **common,
             **clip,
         ),
@@ -123,8 +132,13 @@ def run(
         seed=config["seed"],
         workdir=workdir,
         config_json=json.dumps(config),
-        mesh=make_mesh(**config["mesh"]),
+        layout=layout,
         title=workdir.name,
+        notes=_notes(config),
+        peak_tflops=config["train"]["peak_tflops"],
+        profile=config["train"]["profile"],
+        num_samples=evaluation["num_samples"],
+        counts=lambda: {"damaged_clips": skips.count},
     )
     return load(workdir)
 
@@ -155,8 +169,10 @@ def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
     """
     path = pathlib.Path(workdir) / RECORD
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        record = json.loads(path.read_text())
+        _complete(record["config"])
+        return record
+    except (*_UNREADABLE, LookupError, TypeError) as error:
         raise ExperimentError(
             f"{workdir} is no work directory of jax_vidpred ({RECORD}:"
             f" {type(error).__name__}); give the --workdir of a training run"
@@ -201,7 +217,7 @@ def data_root(data: Mapping[str, Any], requires_dir: pathlib.Path) -> pathlib.Pa
     twin = data["twin"]
     root = requires_dir / "twin"
     num_videos = {split: twin[f"num_{split}"] for split in SPLIT_STARTS}
-    print(f"twin data set: {num_videos} videos in {root}")
+    _say(f"twin data set: {num_videos} videos in {root}")
     write_dataset(root, num_videos, data["height"], data["width"], seed=twin["seed"])
     return root
 
@@ -245,10 +261,59 @@ def _write_record(config, workdir, requires_dir, places):
 def _check_same(config, workdir):
     if not (workdir / RECORD).exists():
         return
-    old = read_record(workdir)["config"]
-    for section in sorted(set(old) | set(config)):
-        if section not in _MAY_CHANGE and old.get(section) != config.get(section):
+    old, new = _fixed(read_record(workdir)["config"]), _fixed(config)
+    for section in sorted(set(old) | set(new)):
+        if old.get(section) != new.get(section):
             raise ExperimentError(
                 f"{workdir} was made with another config (section {section!r} differs);"
                 " use another --workdir, or the old config"
             )
+
+
+def _fixed(config):
+    """What must stay as it was for a run to be the same run."""
+    fixed = {name: value for name, value in config.items() if name not in _MAY_CHANGE}
+    # The parameters are the same, however they are computed with.
+    model = {k: v for k, v in fixed["model"].items() if k not in ("dtype", "remat")}
+    required = fixed["requires"].items()
+    return fixed | {
+        "model": model,
+        "requires": {name: one and _fixed(one) for name, one in required},
+    }
+
+
+def _complete(config):
+    """Adds what a config of an earlier version of this package does not say."""
+    config["train"].setdefault("accumulate", 1)
+    for required in filter(None, config["requires"].values()):
+        _complete(required)
+
+
+def _check_batches(config: Mapping[str, Any], layout: Layout) -> None:
+    """Before hours of work: batches that the devices cannot share."""
+    for section in ("data", "eval"):
+        size = config[section]["batch_size"]
+        layout.check_batch(f"config.{section}.batch_size", size)
+    parts = config["train"]["accumulate"]
+    if parts < 1 or config["data"]["batch_size"] % (parts * layout.mesh.size):
+        raise ValueError(
+            f"config.train.accumulate={parts} cannot cut"
+            f" config.data.batch_size={config['data']['batch_size']} into parts for"
+            f" {layout.mesh.size} devices; choose a batch size that is a multiple of"
+            f" {max(parts, 1) * layout.mesh.size}"
+        )
+    for required in filter(None, config["requires"].values()):
+        _check_batches(required, layout)
+
+
+def _notes(config: Mapping[str, Any]) -> list[str]:
+    """What decides about speed and memory, and is not as usual."""
+    model, parts = config["model"], config["train"]["accumulate"]
+    notes = [f"accumulate {parts}"] if parts > 1 else []
+    notes += [model["dtype"]] if model["dtype"] != "float32" else []
+    return notes + (["remat"] if model["remat"] else [])
+
+
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line)

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import grain
 import numpy as np
 
 from jax_vidpred import experiment, systems
@@ -184,7 +183,6 @@ def _write(
     checkpoints.save(
         num_steps,
         state.replace(step=np.int32(num_steps)),
-        iter(grain.MapDataset.range(1).to_iter_dataset()),  # no data: no place in them
         config=config,
     )
     checkpoints.close()
@@ -218,7 +216,7 @@ def _shared_sections(height: int, width: int, frame_stride: int) -> dict[str, An
             "clip_frames": NUM_CONTEXT + NUM_FUTURE,
             "clip_stride": frame_stride,
         },
-        "train": {"num_steps": 1, "log_every": 1},
+        "train": {"num_steps": 1, "log_every": 1, "accumulate": 1},
         "eval": {
             "every": 1,
             "batch_size": 4,

@@ -32,6 +32,10 @@ MAY_IMPORT = {
         *("ops", "features", "metrics", "data", "train", "systems", "report"),
         *("experiment", "predictor"),
     ],
+    "benchmarking": [
+        *("ops", "features", "data", "train", "systems", "evaluation"),
+        *("experiment", "predictor", "stopwatch"),
+    ],
 }
 TOP_LEVEL_LEAVES = {"clu_compat": []}  # commands by place, but below the floors
 THIRD_PARTY_OF_OPS = {"jax", "numpy", "jaxtyping"}

@@ -5,10 +5,12 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from jax_vidpred import benchmark
+from jax_vidpred.benchmarking import parts, phases
 from jax_vidpred.data.schema import FLOW, PRESENT, VIDEO, VISIBLE
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -51,6 +53,70 @@ def test_report(tmp_path):
     assert rows["vae training step"]["examples"] == 4
     assert rows["vae training step"]["unit"] == "frames"
 
+    # Once more, beside it.
+    line = ("--config", "configs/temporal.py:smoke", "--parts", "vae,renderer")
+    result = run(*line, "--repeats", 2, "--compare", out)
+    assert result.returncode == 0, result.stderr
+    compared = json.loads(result.stdout)["compare"]
+    assert list(compared["rows"]) == ["vae training step"]
+    assert compared["differences"] == {}
+    assert "Only in the new result: render" in result.stderr
+    assert "Only in the old result: read" in result.stderr
+    row = compared["rows"]["vae training step"]
+    assert row["old_ms"] == rows["vae training step"]["wall_ms"]["median"]
+    assert f"{row['ratio']:.2f}" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_parts_that_compile_long(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    smaller = {"TTT_STEPS": 1, "TTT_BATCH": 2, "LONG_CONTEXT": 6, "NUM_FUTURE": 2}
+    smaller |= {"RAFT_UPDATES": 1, "RAFT_BATCHES": (2,), "EVALUATED_CLIPS": 1}
+    smaller |= {"NUM_VIDEOS": 1}
+    for name, value in smaller.items():
+        monkeypatch.setattr(parts, name, value)
+    config = phases.read_config(str(ROOT / "configs/temporal.py:smoke"))
+    rows = benchmark.run(config, parts=("ttt", "raft", "evaluation"), repeats=1)
+    assert list(rows) == [
+        "adapt 1 steps, 6 frames, batch 1",
+        "adapt 1 steps, 6 frames, batch 2",
+        "RAFT small, 1 updates, 128x128, batch 2",
+        "evaluate 1 clips of 8 frames",
+    ]
+    alone, batched, flow, judged = rows.values()
+    assert batched["ms_per_video"] == {
+        "alone": alone["wall_ms"]["median"],
+        "batched": batched["wall_ms"]["median"] / 2,
+    }
+    assert flow["examples"] == 2 and flow["gflop"] > 0
+    assert judged["compile_seconds"] > 0 and judged["gflop"] is None
+    # With what has no future there is nothing to predict, adapt or judge.
+    config = phases.read_config(str(ROOT / "configs/vae.py:smoke"))
+    assert not benchmark.run(config, parts=("predict", "ttt", "evaluation"))
+
+
+@pytest.mark.slow
+def test_scaling(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT)
+    line = ["--config", "configs/vae.py:smoke", "--parts", "scaling"]
+    assert benchmark.main(line) == 0
+    said = capsys.readouterr()
+    report = json.loads(said.out)
+    assert report["measurements"] == {}
+    assert list(report["scaling"]) == ["vae, data parallel", "vae, fsdp"]
+    assert "TPU v5e" in said.err and "vae, fsdp" in said.err
+    parallel, sharded = report["scaling"].values()
+    # Every parameter's gradient crosses once, and a few sums besides.
+    config = phases.read_config("configs/vae.py:smoke")
+    (phase,) = phases.build_phases(config)
+    params = sum(leaf.nbytes for leaf in jax.tree.leaves(phase.state.params))
+    assert list(parallel["bytes"]) == ["all-reduce"]
+    assert params <= parallel["bytes"]["all-reduce"] < 1.01 * params
+    # Parameters are collected; small ones every device keeps.
+    assert 0.8 * params < sharded["bytes"]["all-gather"] <= 2 * params
+    assert sharded["gflop"] == pytest.approx(parallel["gflop"])
+
 
 @pytest.mark.parametrize(
     "arguments, message",
@@ -60,6 +126,7 @@ def test_report(tmp_path):
         (("--config", "configs/none.py"), "No such file or directory"),
         (("--config", "configs/vae.py:huge"), "variant 'huge' is unknown"),
         (("--config", "configs/sections.py"), "has no get_config()"),
+        (("--compare", "README.md"), "README.md is no result of the benchmark"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message, capsys, monkeypatch):
@@ -72,7 +139,7 @@ def test_bad_arguments_are_one_line(arguments, message, capsys, monkeypatch):
 
 def test_random_batch_has_the_shapes_of_real_ones():
     data = dict(batch_size=3, clip_frames=5, height=16, width=24, grid_stride=4)
-    batch = benchmark.random_batch(data, (VIDEO, FLOW, VISIBLE, PRESENT))
+    batch = phases.random_batch(data, (VIDEO, FLOW, VISIBLE, PRESENT))
     assert batch[VIDEO].shape == (3, 5, 16, 24, 3) and batch[VIDEO].dtype == np.uint8
     assert batch[FLOW].shape == (3, 4, 4, 6, 2) and batch[FLOW].dtype == np.float32
     assert batch[VISIBLE].min() >= 0 and batch[VISIBLE].max() <= 1

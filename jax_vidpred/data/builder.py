@@ -1,16 +1,15 @@
-"""CLEVRER files -> a prepared data set: TFDS builder, ArrayRecord files, no TensorFlow.
+"""CLEVRER files -> a prepared data set, made once and used again.
 
-Frames are stored raw at one size, with everything that the annotations tell: flow and
-visibility on a grid, segments, object states, collisions. Twin and real files alike.
+The videos under a folder, their annotations and stored flow become files of records
+(see `records`), in a folder that is named after all that it was made from.
 """
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import io
 import itertools
-import json
+import math
 import os
 import pathlib
 import shutil
@@ -20,189 +19,13 @@ from typing import Literal
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from array_record.python.array_record_module import ArrayRecordWriter
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
-from jax_vidpred.data.clevrer import Files, choose_files, read_or_error
-from jax_vidpred.data.flow_files import ANNOTATIONS, FlowGrid, find_flow, source_of
-from jax_vidpred.data.schema import FLOW, SEGMENTS, VIDEO_ID, DataError
-from jax_vidpred.data.source import FRAMES_PER_RECORD, VideoSource, record_fields
-from jax_vidpred.data.video_io import write_whole
-from jax_vidpred.data.workers import ordered_map
-
-FRAME = "frame"  # number of a record's first frame
-RECORDS_PER_SHARD = 8192  # 256 videos
-VIDEOS_PER_WORKER = 8  # fewer than that are read sooner than a worker process starts
-
-
-@dataclasses.dataclass(eq=False, kw_only=True)
-class ClevrerConfig(tfds.core.BuilderConfig):
-    """What is stored, and of which files.
-
-    Attributes:
-      height, width: of the stored frames, in pixels.
-      grid_stride: pixels per cell of the grid that flow and visibility live on.
-      frame_stride: frames between the two frames that flow is about.
-      compression: "uncompressed" or "zstd".
-      files: of every split.
-      num_workers: processes that read files.
-    """
-
-    height: int
-    width: int
-    grid_stride: int
-    frame_stride: int = 1
-    compression: str = "uncompressed"
-    files: Mapping[str, Sequence[Files]] = dataclasses.field(
-        default_factory=dict, repr=False
-    )
-    num_workers: int = 1
-
-
-class Clevrer(tfds.core.GeneratorBasedBuilder):
-    """Videos of colliding objects, FRAMES_PER_RECORD frames a record, in order.
-
-    `metadata.json` lists (number, frames, annotated, flow source) of all videos;
-    `skipped.json` the files that could not be used, with reasons.
-    """
-
-    VERSION = tfds.core.Version("1.1.0")
-    # Nothing is downloaded. TFDS would look for checksums with a package that it does
-    # not install (importlib_resources).
-    url_infos = None
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        config = self.builder_config
-        fields = record_fields(config.height, config.width, config.grid_stride)
-        features = {
-            key: tfds.features.Tensor(
-                shape=(FRAMES_PER_RECORD, *field.shape),
-                dtype=field.stored,
-                # TFDS would store integers as varints, 18 times slower to read.
-                encoding="bytes",
-            )
-            for key, field in fields.items()
-        }
-        features[VIDEO_ID] = tfds.features.Scalar(np.int32)
-        features[FRAME] = tfds.features.Scalar(np.int32)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(videos={}),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager):
-        del dl_manager  # nothing is downloaded
-        return {
-            split: self._generate_examples(split, files)
-            for split, files in self.builder_config.files.items()
-        }
-
-    def _generate_examples(self, split, files):
-        config = self.builder_config
-        fields = record_fields(config.height, config.width, config.grid_stride)
-        options = {
-            "height": config.height,
-            "width": config.width,
-            "grid_stride": config.grid_stride,
-            "frame_stride": config.frame_stride,
-        }
-        videos, self.skipped[split] = [], []
-        # The metadata that TFDS writes beside the records, in the end.
-        self.info.metadata["videos"][split] = videos
-        results = ordered_map(
-            functools.partial(read_or_error, **options),
-            files,
-            min(config.num_workers, len(files) // VIDEOS_PER_WORKER),
-        )
-        for one, arrays in zip(
-            files, _progress(results, split, len(files)), strict=True
-        ):
-            if isinstance(arrays, DataError):
-                self.skipped[split].append((str(one.video), str(arrays)))
-                continue
-            num_frames = len(next(iter(arrays.values())))
-            annotated = SEGMENTS in arrays
-            source = source_of(one.flow) if FLOW in arrays and one.flow else ""
-            source = ANNOTATIONS if annotated else source
-            videos.append([one.video_id, num_frames, annotated, source])
-            for start in range(0, num_frames, FRAMES_PER_RECORD):
-                record = {VIDEO_ID: one.video_id, FRAME: start}
-                for key, field in fields.items():
-                    record[key] = np.zeros(
-                        (FRAMES_PER_RECORD, *field.shape), field.stored
-                    )
-                    if key in arrays:
-                        rows = arrays[key][start : start + FRAMES_PER_RECORD]
-                        record[key][: len(rows)] = rows
-                yield one.video_id * 10**6 + start, record
-        if not videos:
-            raise DataError(
-                f"none of the {len(files)} videos of split {split!r} can be used;"
-                f" the first: {self.skipped[split][0][1]}"
-            )
-
-    def _download_and_prepare(self, dl_manager, download_config):
-        """Writes the records as they come.
-
-        The writer that TFDS would use sorts a whole split first: in memory up to 1 GiB,
-        and above that in files that only TensorFlow can write.
-        """
-        del download_config
-        self.skipped = {}
-        self.info.set_splits(
-            tfds.core.splits.SplitDict(
-                [
-                    self._write_split(split, examples)
-                    for split, examples in self._split_generators(dl_manager).items()
-                ]
-            )
-        )
-        listing = [
-            {"split": split, "video": video, "reason": reason}
-            for split, rows in self.skipped.items()
-            for video, reason in rows
-        ]
-        write_whole(
-            pathlib.Path(self.data_dir) / "skipped.json",
-            json.dumps(listing, indent=1).encode(),
-        )
-
-    def _write_split(self, split, examples) -> tfds.core.SplitInfo:
-        features = self.info.features
-        serializer = ExampleSerializer(features.get_serialized_info())
-        template = tfds.core.ShardedFileTemplate(
-            dataset_name=self.name,
-            data_dir=self.data_path,
-            split=split,
-            filetype_suffix="array_record",
-            template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
-        )
-        options = f"group_size:1,{self.builder_config.compression}"
-        lengths, num_bytes = [], 0
-        examples = iter(examples)
-        for first in examples:
-            path = template.sharded_filepath(shard_index=len(lengths), num_shards=None)
-            writer = ArrayRecordWriter(os.fspath(path), options)
-            rest = itertools.islice(examples, RECORDS_PER_SHARD - 1)
-            lengths.append(0)
-            for _, example in itertools.chain([first], rest):
-                record = serializer.serialize_example(features.encode_example(example))
-                with _as_os_error():
-                    writer.write(record)
-                lengths[-1] += 1
-                num_bytes += len(record)
-            with _as_os_error():
-                writer.close()
-        return tfds.core.SplitInfo(
-            name=split,
-            shard_lengths=lengths,
-            num_bytes=num_bytes,
-            filename_template=template,
-        )
+from jax_vidpred.data.clevrer import Files, choose_files
+from jax_vidpred.data.flow_files import FlowGrid, find_flow
+from jax_vidpred.data.lock import one_at_a_time
+from jax_vidpred.data.records import Clevrer, ClevrerConfig, say
+from jax_vidpred.data.schema import NUM_FRAMES, DataError
+from jax_vidpred.data.source import VideoSource, record_fields
 
 
 def prepare(
@@ -223,7 +46,8 @@ def prepare(
     settings are the same; else it is made, and appears at once or not at all. Files
     that cannot be used are skipped, counted and listed in `skipped.json`.
 
-    Call it in one process at a time: it removes what a killed run has left behind.
+    Processes that call it at once take turns: the first makes it, the others wait and
+    use it. What a killed run has left behind is removed by the next.
 
     Args:
       root: folder of CLEVRER files, see `clevrer.index_files`.
@@ -266,11 +90,16 @@ def prepare(
         num_workers=num_workers or os.cpu_count() or 1,
     )
     out = os.path.abspath(out)
-    with _quiet_tfds():
-        sources = _open(Clevrer(data_dir=out, config=config))
+    with _quiet_tfds(), one_at_a_time(_folder(out, config)):
+        sources = _open(out, config)
         if sources is None:
             _build(out, config)
-            sources = _open(Clevrer(data_dir=out, config=config))
+            sources = _open(out, config)
+    if sources is None:
+        raise DataError(
+            f"{_folder(out, config)} was made, but cannot be read; choose another"
+            " folder"
+        )
     return sources
 
 
@@ -281,54 +110,69 @@ def _with_flow(root: str | os.PathLike, grid: FlowGrid, files: Files) -> Files:
     return dataclasses.replace(files, flow=find_flow(root, grid, files.video_id))
 
 
+def _folder(out: str, config: ClevrerConfig) -> pathlib.Path:
+    return pathlib.Path(out) / Clevrer.name / config.name
+
+
 def _build(out: str, config: ClevrerConfig) -> None:
-    folder = pathlib.Path(Clevrer(data_dir=out, config=config).data_dir)
-    shutil.rmtree(folder.parent, ignore_errors=True)  # damaged, or of a killed run
-    builder = Clevrer(data_dir=out, config=config)
-    offline = tfds.download.DownloadConfig(try_download_gcs=False)
+    folder = _folder(out, config)
+    shutil.rmtree(folder, ignore_errors=True)  # damaged, or of a killed run
     try:
+        builder = Clevrer(data_dir=out, config=config)
         builder.download_and_prepare(
             file_format="array_record",
-            download_dir=folder.parent / "downloads",  # stays empty
-            download_config=offline,
+            download_dir=folder / "downloads",  # stays empty
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
         )
     except OSError as error:
+        reason = str(error).split(";")[0]  # ArrayRecord goes on about its parts
         raise DataError(
-            f"{folder}: cannot be written ({error}); free space or choose another"
-            " folder"
+            f"{folder}: cannot be written ({reason}){_room(out, config)}; free space or"
+            " choose another folder"
         ) from error
     num_videos = {s: len(v) for s, v in builder.info.metadata["videos"].items()}
     skipped = [row for rows in builder.skipped.values() for row in rows]
     counts = ", ".join(f"{split} {count}" for split, count in num_videos.items())
-    _say(f"Prepared {sum(num_videos.values())} videos ({counts}) in {folder}")
+    say(f"Prepared {sum(num_videos.values())} videos ({counts}) in {folder}")
     if skipped:
-        _say(
+        say(
             f"Skipped {len(skipped)} videos that cannot be used; the first:"
-            f" {skipped[0][1]} (all in {folder / 'skipped.json'})"
+            f" {skipped[0][1]} (all in {builder.data_path / 'skipped.json'})"
         )
 
 
-@contextlib.contextmanager
-def _as_os_error():
-    """ArrayRecord says RuntimeError when the disk is full."""
+def _room(out: str, config: ClevrerConfig) -> str:
+    """How much there is, and about how much it takes: videos have 128 frames."""
+    fields = record_fields(config.height, config.width, config.grid_stride)
+    a_frame = sum(
+        math.prod(field.shape) * np.dtype(field.stored).itemsize
+        for field in fields.values()
+    )
+    wanted = a_frame * NUM_FRAMES * sum(map(len, config.files.values()))
     try:
-        yield
-    except RuntimeError as error:
-        raise OSError(str(error)) from error
+        free = shutil.disk_usage(out).free
+    except OSError:
+        return ""
+    return (
+        f": it takes about {wanted / 2**20:.1f} MiB if not compressed, and"
+        f" {free / 2**20:.1f} MiB are free"
+    )
 
 
-def _open(builder: Clevrer) -> dict[str, VideoSource] | None:
+def _open(out: str, config: ClevrerConfig) -> dict[str, VideoSource] | None:
     """A source for each split; None where the data set is absent or not whole."""
-    config = builder.builder_config
-    if not builder.is_prepared():
-        return None
+    folder = _folder(out, config)
     sources = {}
     try:
+        builder = Clevrer(data_dir=out, config=config)
+        if not builder.is_prepared():
+            return None
         for split, videos in builder.info.metadata["videos"].items():
             records = builder.as_data_source(
                 split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
             )
-            records[len(records) - 1]  # opens the file: it is there and not cut short
+            for end in np.cumsum(builder.info.splits[split].shard_lengths):
+                records[end - 1]  # opens the file: it is there and not cut short
             video_ids, num_frames, annotated, flow_source = zip(*videos, strict=True)
             sources[split] = VideoSource(
                 split=split,
@@ -340,9 +184,11 @@ def _open(builder: Clevrer) -> dict[str, VideoSource] | None:
                 annotated=np.array(annotated, bool),
                 flow_source=flow_source,
                 fingerprint=config.name,
+                folder=os.fspath(folder),
             )
-    except (OSError, ValueError, LookupError, RuntimeError) as error:
-        _say(f"{builder.data_dir} is damaged ({error}); it is made again")
+    except Exception as error:  # TFDS raises of all kinds, AssertionError too
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        say(f"{folder} is damaged ({reason}); it is made again")
         return None
     return sources
 
@@ -373,22 +219,3 @@ def _fingerprint(root: str | os.PathLike, files: Mapping[str, Sequence[Files]]) 
                 row = (str(part.relative_to(root)), stat.st_size, int(stat.st_mtime))
                 digest.update(repr(row).encode())
     return digest.hexdigest()[:12]
-
-
-def _progress(results, split: str, total: int):
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_console()) as progress:
-        yield from progress.track(results, total, description=f"Preparing {split}")
-
-
-def _console() -> Console:
-    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-
-
-def _say(text: str) -> None:
-    _console().print(text)

@@ -5,6 +5,7 @@ Nothing here needs JAX or TFDS: the worker processes of the builder import this 
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
@@ -35,6 +36,7 @@ from jax_vidpred.data.video_io import read_video
 from jax_vidpred.ops import spread
 from jax_vidpred.ops.masks import decode_rle
 
+MAX_PIXELS = 1 << 24  # of a mask; official ones have 480 x 320
 _FILE = re.compile(r"(video|annotation|proposal|sim)_(\d{5})\.(mp4|json)")
 _FOLDER = re.compile(r"(?:video|sim)_(\d{5})")  # of frames, as in NS-DR's layout
 
@@ -269,13 +271,18 @@ def iterate_proposals(
             found = _matched(frame["objects"], properties)
             if not found:
                 continue
+            if any(math.prod(o["mask"]["size"]) > MAX_PIXELS for o in found.values()):
+                raise ValueError(f"a mask of more than {MAX_PIXELS} pixels")
             decoded = {k: decode_rle(one["mask"]) for k, one in found.items()}
             shape = next(iter(decoded.values())).shape
             masks = np.zeros((len(properties), *shape), bool)
             for k, mask in decoded.items():
                 masks[k] = mask
             yield int(frame["frame_index"]), masks
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (
+        *(OSError, LookupError, TypeError, ValueError, AttributeError),
+        *(OverflowError, RecursionError),
+    ) as error:
         raise DataError(
             f"{path}: not a CLEVRER proposal file ({type(error).__name__}: {error});"
             " get it again or leave it out"

@@ -8,9 +8,11 @@ The builder takes flow from there where a video has no annotation to cast it fro
 
 import dataclasses
 import io
+import math
 import os
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from jax_vidpred.data.schema import DataError
 from jax_vidpred.data.video_io import write_whole
 
 FOLDER = "flow"
+MAX_BYTES = 1 << 30  # of an array
 ANNOTATIONS = "annotations"  # the source of flow that is cast, in the place of a name
 
 
@@ -97,9 +100,12 @@ def write_flow(
 def is_flow_of(path: pathlib.Path, weights: str) -> bool:
     """Whether a whole file is there that was made with these weights."""
     try:
-        with np.load(path) as arrays:
-            return arrays["flow"].size > 0 and str(arrays["weights"]) == weights
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        with zipfile.ZipFile(path) as file:
+            whole = file.testzip() is None and {"flow.npy", "visible.npy"} <= {
+                *file.namelist()
+            }
+            return whole and str(_array(file, "weights", (), "U")) == weights
+    except _UNREADABLE:
         return False
 
 
@@ -111,18 +117,42 @@ def read_flow(
     Raises:
       DataError: it cannot be read, or is of another number of steps or another grid.
     """
+    wanted = (num_steps, *cells)
     try:
-        with np.load(path) as arrays:
-            flow, visible = arrays["flow"], arrays["visible"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as file:
+            flow = _array(file, "flow", (*wanted, 2), "f")
+            visible = _array(file, "visible", wanted, "u")
+    except _UNREADABLE as error:
         raise DataError(
             f"{path}: no stored flow ({type(error).__name__}: {error}); delete it and"
             " run precompute_flow again"
         ) from error
-    wanted = (num_steps, *cells)
-    if flow.shape != (*wanted, 2) or visible.shape != wanted:
-        raise DataError(
-            f"{path}: flow of shape {flow.shape}; wanted {(*wanted, 2)}; delete it and"
-            " run precompute_flow again"
-        )
     return flow.astype(np.float32), visible.astype(np.float32) / 255
+
+
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+def _array(
+    file: zipfile.ZipFile, name: str, wanted: tuple[int, ...], kind: str
+) -> np.ndarray:
+    """An array of an npz file, read only if it is what it should be.
+
+    `np.load` believes the header, and would ask for as much memory as that says.
+    """
+    with file.open(f"{name}.npy") as data:
+        version = np.lib.format.read_magic(data)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran_order, dtype = read_header(data)
+        if shape != wanted or dtype.kind != kind or fortran_order:
+            raise ValueError(f"{name} of shape {shape}, {dtype}; wanted {wanted}")
+        size = math.prod(shape) * dtype.itemsize
+        if size > MAX_BYTES:
+            raise ValueError(f"{name} of {size} bytes")
+        return np.frombuffer(data.read(size), dtype).reshape(shape)

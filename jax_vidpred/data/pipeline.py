@@ -2,7 +2,7 @@
 
 The order is a pure function of (seed, position) for the batches of all processes
 together; a process reads its rows of each. So step k sees the same examples for any
-number of processes, and the state of an iterator is one number, the next step.
+number of processes, and all there is to remember is the number of the next step.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ import grain
 import numpy as np
 
 from jax_vidpred.data.schema import MASK, START, VIDEO_ID, DataError
+from jax_vidpred.data.skips import Skips
 from jax_vidpred.data.source import ANNOTATED_KEYS, FLOW_KEYS, STEP_KEYS, VideoSource
-from jax_vidpred.data.transforms import PADDING, RandomClip, ReadClips, clip_span
+from jax_vidpred.data.transforms import GivenClips, RandomClips, ReadClips, clip_span
 from jax_vidpred.ops import spread
 
 ENDLESS = 2**48  # clips; grain computes with floats, so no sys.maxsize
@@ -79,6 +80,8 @@ def train_batches(
     clip_frames: int,
     frame_stride: int = 1,
     seed: int = 0,
+    first_step: int = 0,
+    skips: Skips | None = None,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
@@ -86,7 +89,8 @@ def train_batches(
 ) -> grain.IterDataset:
     """Random clips of shuffled videos, without end.
 
-    Every video comes once, with one clip, before any comes again.
+    Every video comes once, with one clip, before any comes again. Where a clip is
+    damaged, another takes its row, and all other rows are what they would have been.
 
     Args:
       source: where to read.
@@ -95,23 +99,30 @@ def train_batches(
       clip_frames: frames in a clip.
       frame_stride: frames of the video from one frame of the clip to the next.
       seed: of order and starts.
+      first_step: the batches before that one are left out, at no cost.
+      skips: counts and reports damaged clips; give one to see the count.
       process_index, process_count: which rows of each batch this process reads.
       num_threads, prefetch_batches: how much is read ahead; no threads when both are 0.
 
     Returns:
-      Batches of batch_size / process_count clips. The position of its iterator can be
-      saved with `grain.checkpoint.CheckpointSave`.
+      Batches of batch_size / process_count clips.
 
     Raises:
-      DataError: as `usable_videos`, or a batch size that process_count does not divide.
+      DataError: as `usable_videos`, or a batch size that process_count does not divide;
+        while reading, most clips are damaged.
     """
     usable = usable_videos(source, keys, clip_frames, frame_stride)
     span = clip_span(clip_frames, frame_stride)
-    choose = RandomClip(seed, usable, source.num_frames[usable] - span + 1)
-    clips = grain.MapDataset.range(ENDLESS).map(choose)
-    read = ReadClips(source, _stored(keys), clip_frames, frame_stride)
-    rows = _rows_of_process(clips, batch_size, process_index, process_count)
-    return rows.map(read).to_iter_dataset(_ahead(num_threads, prefetch_batches))
+    choose = RandomClips(seed, usable, source.num_frames[usable] - span + 1)
+    read = ReadClips(
+        source, choose, _stored(keys), clip_frames, frame_stride, skips or Skips()
+    )
+    rows = _rows_of_process(ENDLESS, batch_size, process_index, process_count)
+    return (
+        rows[first_step:]
+        .map(read)
+        .to_iter_dataset(_ahead(num_threads, prefetch_batches))
+    )
 
 
 def eval_batches(
@@ -122,6 +133,7 @@ def eval_batches(
     clips: Sequence[tuple[int, int]],
     clip_frames: int,
     frame_stride: int = 1,
+    skips: Skips | None = None,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
@@ -130,7 +142,7 @@ def eval_batches(
     """Given clips, in order, each once.
 
     The last batch is filled up with zeros, MASK False: all batches have one shape and
-    all processes the same number of batches.
+    all processes the same number of batches. A damaged clip becomes such a row too.
 
     Args:
       clips: (index of the video in the source, first frame), see `fixed_clips`.
@@ -155,10 +167,16 @@ def eval_batches(
                 f" {span} frames with {', '.join(keys)} there; choose clips with"
                 " fixed_clips"
             )
-    padding = [PADDING] * (-len(clips) % batch_size)
-    read = ReadClips(source, _stored(keys), clip_frames, frame_stride)
-    ordered = grain.MapDataset.source([*clips, *padding])
-    rows = _rows_of_process(ordered, batch_size, process_index, process_count)
+    read = ReadClips(
+        source,
+        GivenClips(clips),
+        _stored(keys),
+        clip_frames,
+        frame_stride,
+        skips or Skips(),
+    )
+    num_rows = len(clips) + -len(clips) % batch_size
+    rows = _rows_of_process(num_rows, batch_size, process_index, process_count)
     return rows.map(read).to_iter_dataset(_ahead(num_threads, prefetch_batches))
 
 
@@ -193,15 +211,15 @@ def _stored(keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def _rows_of_process(
-    clips: grain.MapDataset, batch_size: int, process_index: int, process_count: int
+    num_rows: int, batch_size: int, process_index: int, process_count: int
 ) -> grain.MapDataset:
-    """Cuts the order into batches, and each batch into blocks, one per process."""
+    """Cuts the positions into batches, and each batch into blocks, one per process."""
     if batch_size < 1 or batch_size % process_count:
         raise DataError(
             f"batch_size={batch_size} cannot be shared by {process_count} processes;"
             f" choose a multiple of {process_count}"
         )
-    blocks = clips.batch(batch_size // process_count)
+    blocks = grain.MapDataset.range(num_rows).batch(batch_size // process_count)
     return blocks[process_index::process_count]
 
 

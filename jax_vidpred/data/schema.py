@@ -5,6 +5,7 @@ A *batch* is a flat dict of arrays. This module is the only place that spells it
 
 import dataclasses
 import json
+import operator
 import pathlib
 
 import numpy as np
@@ -32,6 +33,10 @@ FRAME_SECONDS = 0.028  # simulated seconds between two frames (the file plays at
 NUM_FRAMES = 128
 FRAMES_PER_SECOND = 25  # of the mp4 file
 HEIGHT, WIDTH = 320, 480
+
+# What an official annotation stays far below: 0.4 MB a file, 30 world units a second.
+MAX_FILE = 64 << 20  # bytes
+MAX_VALUE = 10_000
 
 # The id of a video alone determines its split.
 SPLIT_STARTS = {"train": 0, "validation": 10_000, "test": 15_000}
@@ -136,41 +141,69 @@ class Annotation:
         """Reads an official annotation file.
 
         Raises:
-          DataError: the file is no JSON or lacks what the official schema has.
+          DataError: the file is no JSON, lacks what the official schema has, or has
+            numbers in it that mean nothing.
         """
         try:
-            raw = json.loads(pathlib.Path(path).read_text())
-            frames = [frame["objects"] for frame in raw["motion_trajectory"]]
-            if [f["frame_id"] for f in raw["motion_trajectory"]] != list(
-                range(len(frames))
-            ):
-                raise ValueError("motion_trajectory is not in frame order")
-
-            def column(key, dtype=np.float64):
-                return np.array([[o[key] for o in row] for row in frames], dtype)
-
-            return cls(
-                video_id=int(raw["scene_index"]),
-                properties=tuple(
-                    (o["color"], o["material"], o["shape"])
-                    for o in raw["object_property"]
-                ),
-                location=column("location"),
-                orientation=column("orientation"),
-                velocity=column("velocity"),
-                angular_velocity=column("angular_velocity"),
-                in_view=column("inside_camera_view", bool),
-                collisions=tuple(
-                    Collision(
-                        frame=int(c["frame_id"]),
-                        objects=tuple(c["object_ids"]),
-                        location=tuple(c["location"]),
-                    )
-                    for c in sorted(raw["collision"], key=lambda c: c["frame_id"])
-                ),
-            )
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            if pathlib.Path(path).stat().st_size > MAX_FILE:
+                raise ValueError(f"larger than {MAX_FILE >> 20} MiB")
+            return cls._from_dict(json.loads(pathlib.Path(path).read_text()))
+        except (
+            *(OSError, LookupError, TypeError, ValueError, AttributeError),
+            *(OverflowError, RecursionError),
+        ) as error:
             raise DataError(
                 f"{path}: not an official CLEVRER annotation"
                 f" ({type(error).__name__}: {error}); download it again or leave it out"
             ) from error
+
+    @classmethod
+    def _from_dict(cls, raw: dict) -> "Annotation":
+        frames = [frame["objects"] for frame in raw["motion_trajectory"]]
+        properties = tuple(
+            (o["color"], o["material"], o["shape"]) for o in raw["object_property"]
+        )
+        if [f["frame_id"] for f in raw["motion_trajectory"]] != [*range(len(frames))]:
+            raise ValueError("motion_trajectory is not in frame order")
+        numbers = [*range(len(properties))]
+        for row in (raw["object_property"], *frames):
+            if [o["object_id"] for o in row] != numbers:
+                raise ValueError("objects are not those of object_property, in order")
+        for one in properties:
+            for name, names in zip(one, (COLORS, MATERIALS, SHAPES), strict=True):
+                if name not in names:
+                    raise ValueError(f"{name!r:.40} is none of {', '.join(names)}")
+
+        def column(key, *shape, kinds="iuf"):
+            array = np.array([[o[key] for o in row] for row in frames])
+            wanted = (len(frames), len(numbers), *shape)
+            if array.size == 0 and 0 in wanted:
+                array = np.zeros(wanted, "f" if kinds != "b" else "b")
+            if array.shape != wanted or array.dtype.kind not in kinds:
+                raise ValueError(f"{key} is no list of {wanted} values")
+            if kinds == "iuf" and not (np.abs(array) <= MAX_VALUE).all():
+                raise ValueError(f"{key} has values beyond {MAX_VALUE}")
+            return array.astype(bool if kinds == "b" else np.float64)
+
+        def collision(one):
+            first, second = map(operator.index, one["object_ids"])
+            frame = operator.index(one["frame_id"])
+            if first == second or not {first, second} <= {*numbers}:
+                raise ValueError(f"objects {first} and {second} collide")
+            if not 0 <= frame <= MAX_VALUE:
+                raise ValueError(f"objects collide in frame {frame}")
+            x, y, z = map(float, one["location"])
+            return Collision(frame, (first, second), (x, y, z))
+
+        return cls(
+            video_id=operator.index(raw["scene_index"]),
+            properties=properties,
+            location=column("location", 3),
+            orientation=column("orientation", 3),
+            velocity=column("velocity", 3),
+            angular_velocity=column("angular_velocity", 3),
+            in_view=column("inside_camera_view", kinds="b"),
+            collisions=tuple(
+                sorted(map(collision, raw["collision"]), key=lambda one: one.frame)
+            ),
+        )

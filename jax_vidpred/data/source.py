@@ -5,6 +5,7 @@ only the records that it touches: decompressing whole videos would cost ten time
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,16 +20,30 @@ from jax_vidpred.data.schema import (
     STATE,
     STATE_FEATURES,
     VIDEO,
+    VIDEO_ID,
     VISIBLE,
     DataError,
 )
 
 FRAMES_PER_RECORD = 4
+FRAME = "frame"  # number of a record's first frame
 # About the step from a frame to the next.
 STEP_KEYS = (FLOW, VISIBLE, COLLISION, PAIRS)
 FLOW_KEYS = (FLOW, VISIBLE)  # cast from annotations, or estimated by a network
 # Unknown without annotation.
 ANNOTATED_KEYS = (COLLISION, PAIRS, SEGMENTS, STATE, PRESENT)
+
+
+class DamagedError(DataError):
+    """A record of a prepared video cannot be read, or is not the one it should be.
+
+    Attributes:
+      split, video_id: of the video.
+    """
+
+    def __init__(self, message: str, *, split: str, video_id: int):
+        super().__init__(message)
+        self.split, self.video_id = split, video_id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +85,7 @@ class VideoSource:
       flow_source: [n] where its FLOW_KEYS come from: "annotations", the name of a
         network, or "" where they are not known.
       fingerprint: of the files and settings that it was prepared from.
+      folder: where the records are.
     """
 
     split: str
@@ -81,6 +97,7 @@ class VideoSource:
     annotated: np.ndarray
     flow_source: tuple[str, ...]
     fingerprint: str
+    folder: str
 
     def __post_init__(self):
         num_records = -(-self.num_frames // FRAMES_PER_RECORD)
@@ -124,6 +141,7 @@ class VideoSource:
 
         Raises:
           DataError: the video is too short.
+          DamagedError: one of its records is damaged; the arrays may hold a part.
         """
         length = max(len(array) for array in into.values())
         last = start + (length - 1) * stride
@@ -132,21 +150,42 @@ class VideoSource:
                 f"video {self.video_ids[index]} has {self.num_frames[index]} frames;"
                 f" frames {start} to {last} were asked for; ask for a shorter clip"
             )
+        arrays = [(key.encode(), self.fields[key], into[key]) for key in into]
+        try:
+            self._fill(index, start, stride, length, arrays)
+        except (OSError, RuntimeError, LookupError, ValueError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise DamagedError(
+                f"video {self.video_ids[index]} of split {self.split!r} cannot be read"
+                f" ({reason}); delete {self.folder}, it will be made again",
+                split=self.split,
+                video_id=int(self.video_ids[index]),
+            ) from error
+
+    def _fill(self, index, start, stride, length, arrays) -> None:
+        first = int(self._first_record[index])
+        video = _varint(int(self.video_ids[index]))
         record = None
         for at in range(length):
             position, offset = divmod(start + at * stride, FRAMES_PER_RECORD)
             if position == record:
                 continue  # came with the frame before
             record = position
-            blob = self.records[int(self._first_record[index]) + record]
-            payloads = record_payloads(blob)
+            payloads = record_payloads(self.records[first + record])
+            # ArrayRecord finds flipped bits, but not that a file was cut off since it
+            # was opened, or comes from another data set: then it gives something else.
+            frame = _varint(record * FRAMES_PER_RECORD)
+            if payloads[_VIDEO_ID] != video or payloads[_FRAME] != frame:
+                raise ValueError(f"record {first + record} is of other frames")
             count = -(-(FRAMES_PER_RECORD - offset) // stride)
-            for key, array in into.items():
-                field = self.fields[key]
-                rows = np.frombuffer(payloads[key.encode()], field.stored)
+            for name, field, array in arrays:
+                rows = np.frombuffer(payloads[name], field.stored)
                 rows = rows.reshape(FRAMES_PER_RECORD, *field.shape)[offset::stride]
                 wanted = array[at : at + count]
                 wanted[...] = rows[: len(wanted)]
+
+
+_VIDEO_ID, _FRAME = VIDEO_ID.encode(), FRAME.encode()
 
 
 def record_payloads(record: bytes) -> dict[bytes, memoryview]:
@@ -169,6 +208,14 @@ def record_payloads(record: bytes) -> dict[bytes, memoryview]:
         payloads[name] = data[value:value_end]
         at = entry_end
     return payloads
+
+
+@functools.cache
+def _varint(number: int) -> bytes:
+    """A number as protocol buffers store it: seven bits a byte, the lowest first."""
+    if number < 0x80:
+        return bytes([number])
+    return bytes([number & 0x7F | 0x80]) + _varint(number >> 7)
 
 
 def _enter(data: memoryview, at: int) -> tuple[int, int, int]:

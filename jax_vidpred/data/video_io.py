@@ -24,11 +24,20 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 SCALING = int(
     Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 )
+# What Pillow raises.
+_BAD_PICTURE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 PALETTE_FRAMES = 16  # frames that a GIF's palette is chosen from
 
 
 class VideoError(DataError):
     """A video that cannot be read; the message names the file and the reason."""
+
+
+# Formats that hold pictures themselves: a playlist could name any other file.
+_ALONE = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegts",
+    "protocol_whitelist": "file",
+}
 
 
 def read_video(
@@ -68,7 +77,8 @@ def _read_file(path, size, max_frames):
     height, width = size or (None, None)
     frames = []
     try:
-        with av.open(str(path)) as container:
+        # Damaged titles and languages do no harm.
+        with av.open(str(path), metadata_errors="replace", options=_ALONE) as container:
             if not container.streams.video:
                 raise VideoError(f"{path}: no video stream in it; give a video file")
             stream = container.streams.video[0]
@@ -106,7 +116,12 @@ def _read_pictures(path, size, max_frames):
                 if size is not None:
                     picture = picture.resize(size[::-1], Image.Resampling.BOX)
                 frames.append(np.asarray(picture))
-        except OSError as error:
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:
             raise VideoError(f"{name}: not a readable picture ({error})") from error
     return frames
 

@@ -4,10 +4,15 @@ import collections
 import concurrent.futures
 import contextlib
 import multiprocessing
+import multiprocessing.connection
+import os
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
+
+from jax_vidpred.data.schema import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,13 +32,16 @@ def ordered_map(
       num_workers: number of processes.
 
     Raises:
+      DataError: a process died.
       Whatever the function raises.
     """
     if num_workers < 2:
         yield from map(function, items)
         return
     pool = concurrent.futures.ProcessPoolExecutor(
-        num_workers, mp_context=multiprocessing.get_context("spawn")
+        num_workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=end_with_parent,
     )
     try:
         waiting = collections.deque()
@@ -45,8 +53,23 @@ def ordered_map(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise DataError(
+            "a worker process died, perhaps for lack of memory; run the same again"
+            " with fewer workers"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def end_with_parent() -> None:
+    """This worker process ends when its parent does, even when that is killed."""
+
+    def wait():
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from jax_vidpred.data.schema import (
     DataError,
 )
 from jax_vidpred.data.source import VideoSource
-from jax_vidpred.data.transforms import PADDING, ReadClips, clip_span
+from jax_vidpred.data.transforms import Clip, GivenClips, ReadClips, clip_span
 from jax_vidpred.data.twin.dataset import write_dataset
 from jax_vidpred.evaluation.settings import CUSTOM, Settings
 from jax_vidpred.metrics.protocol import (
@@ -35,7 +35,6 @@ from jax_vidpred.metrics.protocol import (
 from jax_vidpred.ops import spread
 
 Batch = dict[str, np.ndarray]
-Clip = tuple[int, int]  # index of the video in its source, first raw frame
 EVERYTHING = (VIDEO, FLOW, VISIBLE, SEGMENTS, STATE, PRESENT, COLLISION, PAIRS)
 
 
@@ -166,18 +165,23 @@ def batches(
 ) -> Iterator[tuple[int, Callable[[], Batch]]]:
     """Batches of one shape; what annotations tell is zero where there are none.
 
+    A damaged video is an error: without it the scores would be about other clips than
+    those of other systems.
+
     Yields:
       clips done before, and a function that reads the batch; there `known` [b] says
-      whose annotation is there.
+      whose annotation is there. It raises a DataError where a video is damaged.
     """
-    read = ReadClips(source, EVERYTHING, settings.clip_frames, settings.stride)
+    read = ReadClips(
+        source, GivenClips(clips), EVERYTHING, settings.clip_frames, settings.stride
+    )
+    known = np.array([source.annotated[index] for index, _ in clips])
 
-    def batch(rows):
-        rows = rows + [PADDING] * (settings.batch_size - len(rows))
-        index, start = np.array(rows, np.int64).T
-        known = np.where(index >= 0, source.annotated[index], False)
-        return {**read.map((index, start)), "known": known}
+    def batch(done):
+        rows = read.map(range(done, done + settings.batch_size))
+        ours = known[done : done + settings.batch_size]
+        missing = settings.batch_size - len(ours)
+        return {**rows, "known": np.pad(ours, (0, missing))}
 
     for done in range(0, len(clips), settings.batch_size):
-        rows = clips[done : done + settings.batch_size]
-        yield done, functools.partial(batch, rows)
+        yield done, functools.partial(batch, done)

@@ -120,10 +120,7 @@ def read_sections(path: str | os.PathLike) -> dict[str, dict[str, np.ndarray]]:
     try:
         with path.open("rb") as file:
             is_safetensors = file.read(9)[8:9] == b"{"
-        if is_safetensors:
-            saved = safetensors.numpy.load_file(path)
-        else:
-            saved = read_torch_file(path)
+        saved = _load_safetensors(path) if is_safetensors else read_torch_file(path)
     except (TorchFileError, safetensors.SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path}: {error}; get the file again, or another one"
@@ -235,14 +232,15 @@ def load_params(network: Network, path: str | os.PathLike) -> dict[str, Any]:
             raise WeightsError(
                 f"{path}: weights of {header[NETWORK_KEY]}; wanted {network.name}"
             )
-        return unflatten(safetensors.numpy.load_file(path))
-    tensors = read_tensors(path)
-    if recognise(tensors, [network]) is None:
-        raise WeightsError(
-            f"{path}: not {network.title}; {_wanted_file(network)} is wanted"
-        )
+        tensors, make = _load_safetensors(path), unflatten
+    else:
+        tensors, make = read_tensors(path), network.to_params
+        if recognise(tensors, [network]) is None:
+            raise WeightsError(
+                f"{path}: not {network.title}; {_wanted_file(network)} is wanted"
+            )
     try:
-        return network.to_params(tensors)
+        return make(tensors)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
 
@@ -311,14 +309,21 @@ def flatten(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
+    """The inverse of `flatten`.
+
+    Raises:
+      WeightsError: a name goes on where another one ends.
+    """
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, leaf = path.split("/")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[leaf] = value
+            if not isinstance(node, dict):
+                raise WeightsError(f"{path} is there beside {parent}")
+        if node.setdefault(leaf, value) is not value:
+            raise WeightsError(f"{path} is there beside what goes on from it")
     return tree
 
 
@@ -326,6 +331,13 @@ def _existing(path: str | os.PathLike) -> pathlib.Path:
     if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such file; give a file of network weights")
     return pathlib.Path(path)
+
+
+def _load_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except (AttributeError, KeyError) as error:
+        raise WeightsError(f"{path}: numbers that NumPy lacks ({error})") from error
 
 
 def _sections(saved: Any) -> dict[str, dict[str, np.ndarray]]:

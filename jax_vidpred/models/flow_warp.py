@@ -7,6 +7,7 @@ reads from the hidden state: backward flow (latent cells), visibility (a logit),
 residual (which also sees the warped latent), collision (a logit) and object states.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jax_vidpred.models.layers.compute import apply, compute_dtype
 from jax_vidpred.models.layers.conv import Conv, ResidualBlock
 from jax_vidpred.models.layers.convlstm import ConvLSTMCell
 from jax_vidpred.ops.activation import silu
@@ -59,6 +61,11 @@ class FlowWarp(nn.Module):
       state_features: numbers per object state.
       reach: largest flow in latent cells for the gather-free warp; 0 uses the general
         warp, which has no limit.
+      dtype: "float32", or "bfloat16" for all convolutions but the last of each head;
+        parameters, the ConvLSTM's state, the warp and all results are float32 in either
+        case.
+      remat: whether the gradient computes the inside of every step, and of the heads of
+        collisions and objects, again instead of keeping it: less memory, more time.
     """
 
     latent_channels: int
@@ -68,18 +75,23 @@ class FlowWarp(nn.Module):
     num_slots: int = 6
     state_features: int = 4
     reach: int = 0
+    dtype: str = "float32"
+    remat: bool = False
 
     def setup(self):
-        self.embed = Conv(self.features)
-        self.blocks = [ResidualBlock(self.features) for _ in range(self.num_blocks)]
-        self.cell = ConvLSTMCell(self.features)
-        self.flow_head = _Head(self.head_features, 2)
+        dtype = compute_dtype(self.dtype)
+        self.embed = Conv(self.features, dtype=dtype)
+        self.blocks = [
+            ResidualBlock(self.features, dtype=dtype) for _ in range(self.num_blocks)
+        ]
+        self.cell = ConvLSTMCell(self.features, dtype=dtype)
+        self.flow_head = _Head(self.head_features, 2, dtype)
         # sigmoid(4) = 0.98: the model starts by copying.
-        self.visible_head = _Head(self.head_features, 1, bias=4.0)
-        self.residual_head = _Head(self.features, self.latent_channels)
-        self.collision_head = _CollisionHead(self.head_features)
+        self.visible_head = _Head(self.head_features, 1, dtype, bias=4.0)
+        self.residual_head = _Head(self.features, self.latent_channels, dtype)
+        self.collision_head = _CollisionHead(self.head_features, dtype)
         self.state_head = _StateHead(
-            self.head_features, self.num_slots, self.state_features
+            self.head_features, self.num_slots, self.state_features, dtype
         )
 
     def __call__(
@@ -114,8 +126,12 @@ class FlowWarp(nn.Module):
         b, _, h, w, _ = latents.shape
         first = latents[:, 0]
         carry = (self.cell.initial(b, h, w), first, first)
+        step = FlowWarp._step
+        if self.remat:
+            # A loop forth and a loop back: nothing that XLA could merge into one.
+            step = nn.remat(step, prevent_cse=False)
         scan = nn.scan(
-            FlowWarp._step,
+            step,
             variable_broadcast="params",
             split_rngs={"params": False},
             in_axes=1,
@@ -157,11 +173,14 @@ class FlowWarp(nn.Module):
 
     def collision_logit(self, hidden: Float[Array, "b k h w d"]) -> Float[Array, "b k"]:
         """Logit that two objects touch in this transition."""
-        return over_images(self.collision_head, hidden)
+        return over_images(self._kept_small(self.collision_head), hidden)
 
     def objects(self, hidden: Float[Array, "b k h w d"]) -> Objects:
         """Object slots of the frame that the step predicts."""
-        return over_images(self.state_head, hidden)
+        return over_images(self._kept_small(self.state_head), hidden)
+
+    def _kept_small(self, head):
+        return functools.partial(apply, head, remat=self.remat)
 
 
 def over_images(function: Callable, images: Float[Array, "*b h w c"]):
@@ -176,11 +195,12 @@ class _Head(nn.Module):
 
     features: int
     out: int
+    dtype: jnp.dtype
     bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        x = silu(Conv(self.features)(x))
+        x = silu(Conv(self.features, dtype=self.dtype)(x))
         return Conv(self.out, kernel_init=nn.initializers.zeros, bias=self.bias)(x)
 
 
@@ -192,11 +212,12 @@ class _CollisionHead(nn.Module):
     """
 
     features: int
+    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b"]:
-        x = silu(Conv(self.features)(x))
-        x = silu(Conv(self.features)(x))
+        x = silu(Conv(self.features, dtype=self.dtype)(x))
+        x = silu(Conv(self.features, dtype=self.dtype)(x))
         # A rare event: before training, a probability of about a tenth.
         return jnp.max(Conv(1, kernel=1, bias=-2.0)(x)[..., 0], axis=(1, 2))
 
@@ -207,11 +228,13 @@ class _StateHead(nn.Module):
     features: int
     num_slots: int
     state_features: int
+    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Objects:
         b, h, w, _ = x.shape
-        x = silu(Conv(self.features)(x)).reshape(b, h * w, -1)
+        x = silu(Conv(self.features, dtype=self.dtype)(x)).reshape(b, h * w, -1)
+        # From here on float32, as the parameters of Dense are.
         attention = nn.softmax(nn.Dense(self.num_slots)(x), axis=1)
         y, x_ = jnp.meshgrid(
             jnp.linspace(-1, 1, h), jnp.linspace(-1, 1, w), indexing="ij"

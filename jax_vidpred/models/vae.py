@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jax_vidpred.models.layers.compute import apply, compute_dtype
 from jax_vidpred.models.layers.conv import Conv, ConvTranspose, ResidualBlock
 from jax_vidpred.ops.activation import silu
 from jax_vidpred.ops.image import depth_to_space
@@ -44,6 +45,11 @@ class VAE(nn.Module):
       features: width of the residual net on the latent grid.
       num_blocks: residual blocks per resolution in the decoder; the encoder has as many
         on the latent grid.
+      dtype: "float32", or "bfloat16" for all but the last convolution of encoder and
+        decoder; parameters, posterior and images are float32 in either case.
+      remat: whether the gradient computes the inside of residual blocks again instead
+        of keeping it: less memory, more time. A CPU only takes the time: there XLA
+        drops the barriers before it orders the operations.
     """
 
     preset: str = "residual"
@@ -51,8 +57,11 @@ class VAE(nn.Module):
     stride: int = 4
     features: int = 64
     num_blocks: int = 2
+    dtype: str = "float32"
+    remat: bool = False
 
     def setup(self):
+        dtype = compute_dtype(self.dtype)
         if self.preset == "residual":
             levels = round(math.log2(self.stride))
             if self.stride != 2**levels or levels < 1:
@@ -64,16 +73,22 @@ class VAE(nn.Module):
                 max(self.features >> level, 16) for level in reversed(range(levels))
             ]
             self.encoder = _ResidualEncoder(
-                tuple(widths), self.num_blocks, 2 * self.latent_channels
+                tuple(widths),
+                self.num_blocks,
+                2 * self.latent_channels,
+                dtype,
+                self.remat,
             )
-            self.decoder = _ResidualDecoder(tuple(widths[::-1]), self.num_blocks)
+            self.decoder = _ResidualDecoder(
+                tuple(widths[::-1]), self.num_blocks, dtype, self.remat
+            )
         elif self.preset == "reference":
             if self.stride != 8:
                 raise ValueError(
                     f"preset 'reference' has stride 8, stride={self.stride} was given"
                 )
-            self.encoder = _ReferenceEncoder(2 * self.latent_channels)
-            self.decoder = _ReferenceDecoder()
+            self.encoder = _ReferenceEncoder(2 * self.latent_channels, dtype)
+            self.decoder = _ReferenceDecoder(dtype)
         else:
             raise ValueError(
                 f"VAE preset {self.preset!r} is unknown; use residual or reference"
@@ -109,46 +124,56 @@ class _ResidualEncoder(nn.Module):
     widths: tuple[int, ...]  # from full resolution to the latent grid
     num_blocks: int
     out: int
+    dtype: jnp.dtype
+    remat: bool
 
     @nn.compact
     def __call__(self, x):
         for level, width in enumerate(self.widths):
             x = silu(x) if level else x
             # 4x4 strided kernels overlap evenly: no checkerboard under sub-cell motion.
-            x = Conv(width, kernel=4, stride=2)(x)
+            x = Conv(width, kernel=4, stride=2, dtype=self.dtype)(x)
         for _ in range(self.num_blocks):
-            x = ResidualBlock(self.widths[-1])(x)
+            block = ResidualBlock(self.widths[-1], dtype=self.dtype)
+            x = apply(block, x, remat=self.remat)
         return Conv(self.out)(silu(x))
 
 
 class _ResidualDecoder(nn.Module):
     widths: tuple[int, ...]  # from the latent grid to half resolution
     num_blocks: int
+    dtype: jnp.dtype
+    remat: bool
 
     @nn.compact
     def __call__(self, z):
-        x = Conv(self.widths[0])(z)
+        x = Conv(self.widths[0], dtype=self.dtype)(z)
         for level, width in enumerate(self.widths):
             if level:
-                x = depth_to_space(Conv(4 * width)(silu(x)), 2)
+                x = depth_to_space(Conv(4 * width, dtype=self.dtype)(silu(x)), 2)
             for _ in range(self.num_blocks):
-                x = ResidualBlock(width)(x)
+                block = ResidualBlock(width, dtype=self.dtype)
+                x = apply(block, x, remat=self.remat)
         return depth_to_space(Conv(12)(silu(x)), 2) + 0.5
 
 
 class _ReferenceEncoder(nn.Module):
     out: int
+    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x):
         for width in (32, 64):
-            x = nn.leaky_relu(Conv(width, kernel=4, stride=2)(x), 0.2)
+            x = Conv(width, kernel=4, stride=2, dtype=self.dtype)(x)
+            x = nn.leaky_relu(x, 0.2)
         return Conv(self.out, kernel=4, stride=2)(x)
 
 
 class _ReferenceDecoder(nn.Module):
+    dtype: jnp.dtype
+
     @nn.compact
     def __call__(self, z):
         for width in (64, 32):
-            z = nn.relu(ConvTranspose(width)(z))
+            z = nn.relu(ConvTranspose(width, dtype=self.dtype)(z))
         return nn.sigmoid(ConvTranspose(3)(z))

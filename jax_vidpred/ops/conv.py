@@ -86,9 +86,14 @@ def _same(size: int, stride: int) -> tuple[int, int]:
     return (total // 2, total - total // 2) if stride > 1 else (size // 2, size // 2)
 
 
-def _conv(x, kernel, stride, padding):
+def _conv(x, kernel, stride, padding, dtype=None):
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=_LAYOUT,
+        preferred_element_type=dtype,
     )
 
 
@@ -134,8 +139,10 @@ def _conv_cpu_backward(padding, saved, dy):
     if kernel.shape[3] < min(kernel.shape[2], _LANES):
         # Few channels leave vector registers empty: exchange the operands.
         swapped = _sum_over_images(dy, x, pads)
-        return dx, swapped[:, ::-1, ::-1].transpose(1, 2, 3, 0)
-    return dx, _sum_over_images(x, dy, padding).transpose(1, 2, 0, 3)
+        dkernel = swapped[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+    else:
+        dkernel = _sum_over_images(x, dy, padding).transpose(1, 2, 0, 3)
+    return dx, dkernel.astype(kernel.dtype)
 
 
 _conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
@@ -172,7 +179,9 @@ def _sum_over_images(image, window, padding):
     It is the convolution whose feature is the batch, taken a few images of each device
     at a time: a batch is dealt to devices in its order, so a group takes images from
     all over it. Groups of neighbours would be the work of one device after the other.
+    The sum is taken in float32 at least, whatever the operands are.
     """
+    wide = jnp.promote_types(image.dtype, jnp.float32)
 
     def convolve(image, window):
         return _conv(
@@ -180,6 +189,7 @@ def _sum_over_images(image, window, padding):
             lax.optimization_barrier(window.transpose(1, 2, 0, 3)),
             1,
             padding,
+            wide,
         )
 
     batch, devices = image.shape[0], jax.device_count()

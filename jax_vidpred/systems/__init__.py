@@ -39,6 +39,7 @@ def create(config: Mapping[str, Any], stages: Mapping[str, Stage]) -> System:
             losses=config["losses"],
             optim={**config["optim"], "num_steps": config["train"]["num_steps"]},
             ema_decay=config["ema"]["decay"],
+            accumulate=config["train"]["accumulate"],
             **options,
         )
     except TypeError as error:  # an argument that is missing or not known

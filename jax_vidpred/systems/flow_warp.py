@@ -20,7 +20,7 @@ from jax_vidpred.metrics import frame as frame_metrics
 from jax_vidpred.models.flow_warp import FlowWarp, Told
 from jax_vidpred.ops import schedules
 from jax_vidpred.ops.image import to_float
-from jax_vidpred.systems import baselines
+from jax_vidpred.systems import baselines, samples
 from jax_vidpred.systems.carried_detail import decode_with_detail
 from jax_vidpred.systems.flow_warp_objective import STATE_SCALE, Objective
 from jax_vidpred.systems.vae import VAESystem
@@ -59,6 +59,7 @@ class FlowWarpSystem(Predictor):
       stages: "vae", or to go on from an earlier phase "temporal".
       vae_loss_weight: factor on the VAE's own loss in the joint phase.
       ema_decay: of the averaged parameters, None for none.
+      accumulate: parts that a batch is worked on in, see `gradient_step`.
     """
 
     adaptable = ("temporal", "flow_head")
@@ -79,6 +80,7 @@ class FlowWarpSystem(Predictor):
         train_vae: bool = False,
         vae_loss_weight: float = 1.0,
         ema_decay: float | None = None,
+        accumulate: int = 1,
     ):
         if "temporal" in stages:
             self.vae: VAESystem = stages["temporal"].system.vae
@@ -104,7 +106,7 @@ class FlowWarpSystem(Predictor):
             )
         self.carry_detail = carry_detail
         self.train_vae, self.vae_loss_weight = train_vae, vae_loss_weight
-        self.ema_decay = ema_decay
+        self.ema_decay, self.accumulate = ema_decay, accumulate
         keys = {
             "flow": (schema.FLOW,),
             "visible": (schema.VISIBLE,),
@@ -146,10 +148,18 @@ class FlowWarpSystem(Predictor):
     def train_step(
         self, state: TrainState, batch: Batch, rng: jax.Array
     ) -> tuple[TrainState, Scalars]:
-        def loss_fn(params):
+        def loss_fn(params, batch, rng):
             return self._loss({**state.frozen, **params}, batch, rng, state)
 
-        return gradient_step(loss_fn, self.optimizer, state, ema_decay=self.ema_decay)
+        return gradient_step(
+            loss_fn,
+            self.optimizer,
+            state,
+            batch,
+            rng,
+            accumulate=self.accumulate,
+            ema_decay=self.ema_decay,
+        )
 
     def _loss(self, params, batch, rng, state):
         video = to_float(batch[schema.VIDEO])
@@ -258,6 +268,14 @@ class FlowWarpSystem(Predictor):
                 error = flow.endpoint_error(field, truth, moving)
                 metrics[f"endpoint_error_{name}"] = error
         return metrics
+
+    def samples(
+        self, state: TrainState, batch: Batch, rng: jax.Array
+    ) -> dict[str, Float[Array, "b t h w 3"]]:
+        shown = samples.continuation(
+            self, state, batch, rng, num_context=self.num_context
+        )
+        return {"continuation": shown}
 
     def predict(
         self,

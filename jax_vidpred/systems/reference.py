@@ -23,7 +23,7 @@ from jax_vidpred.metrics import frame as frame_metrics
 from jax_vidpred.models.reference import OBJECT_VALUES, ReferenceTemporal
 from jax_vidpred.models.vae import VAE
 from jax_vidpred.ops.image import to_float
-from jax_vidpred.systems import baselines
+from jax_vidpred.systems import baselines, samples
 from jax_vidpred.systems.vae import VAESystem
 from jax_vidpred.train.protocol import Batch, Prediction, Predictor, Scalars, Stage
 from jax_vidpred.train.state import TrainState
@@ -206,7 +206,7 @@ class ReferenceSystem(Predictor):
       num_context: frames that are given, unless more or fewer are.
       stages: "vae", with the reference's VAE.
       rollout: "corrected" or "faithful".
-      losses, optim, ema_decay: of training; not used.
+      losses, optim, ema_decay, accumulate: of training; not used.
     """
 
     adaptable = ("temporal", "flow_head")
@@ -222,8 +222,9 @@ class ReferenceSystem(Predictor):
         losses: Mapping[str, Any] | None = None,
         optim: Mapping[str, Any] | None = None,
         ema_decay: float | None = None,
+        accumulate: int = 1,
     ):
-        del losses, optim, ema_decay
+        del losses, optim, ema_decay, accumulate
         if rollout not in ROLLOUTS:
             raise ValueError(f"rollout={rollout!r} is unknown; use one of {ROLLOUTS}")
         self.vae: VAESystem = stages["vae"].system
@@ -267,6 +268,14 @@ class ReferenceSystem(Predictor):
             "psnr": frame_metrics.psnr(predicted, future).mean(1),
             "psnr_copy_last": frame_metrics.psnr(copied, future).mean(1),
         }
+
+    def samples(
+        self, state: TrainState, batch: Batch, rng: jax.Array
+    ) -> dict[str, Float[Array, "b t h w 3"]]:
+        shown = samples.continuation(
+            self, state, batch, rng, num_context=self.num_context
+        )
+        return {"continuation": shown}
 
     def predict(
         self,

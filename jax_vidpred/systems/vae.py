@@ -19,6 +19,7 @@ from jax_vidpred.models.flow_warp import over_images
 from jax_vidpred.models.vae import VAE
 from jax_vidpred.ops import schedules
 from jax_vidpred.ops.image import to_float
+from jax_vidpred.systems import samples
 from jax_vidpred.systems.perceptual import Perceptual, named_perceptual
 from jax_vidpred.train.optim import make_optimizer
 from jax_vidpred.train.protocol import Batch, Scalars, System
@@ -37,6 +38,7 @@ class VAESystem(System):
         `ops.schedules.kl_weight`.
       optim: of `train.optim.make_optimizer`.
       ema_decay: of the averaged parameters, None for none.
+      accumulate: parts that a batch is worked on in, see `gradient_step`.
       perceptual: distance of two image batches per example, or the name of a frozen
         network (`systems.perceptual.NAMES`); needed when its weight is not 0.
     """
@@ -50,11 +52,12 @@ class VAESystem(System):
         losses: Mapping[str, Any],
         optim: Mapping[str, Any],
         ema_decay: float | None = None,
+        accumulate: int = 1,
         perceptual: Perceptual | str = "",
     ):
         self.vae = VAE(**model)
         self.optimizer = make_optimizer(**optim)
-        self.ema_decay = ema_decay
+        self.ema_decay, self.accumulate = ema_decay, accumulate
         if isinstance(perceptual, str):
             perceptual = named_perceptual(perceptual) if perceptual else None
         self.loss = VAELoss(self.vae, **losses, function=perceptual)
@@ -74,19 +77,25 @@ class VAESystem(System):
     def train_step(
         self, state: TrainState, batch: Batch, rng: jax.Array
     ) -> tuple[TrainState, Scalars]:
-        frames = to_float(batch[schema.VIDEO])
-        frames = frames.reshape(-1, *frames.shape[2:])
-
-        def loss_fn(params):
+        def loss_fn(params, batch, rng):
+            frames = to_float(batch[schema.VIDEO])
+            frames = frames.reshape(-1, *frames.shape[2:])
             total, scalars, latent = self.loss(params["net"], frames, rng, state.step)
-            moments = latent.mean((0, 1, 2)), latent.var((0, 1, 2))
+            moments = latent.mean((0, 1, 2)), jnp.square(latent).mean((0, 1, 2))
             return total, scalars | {"moments": jax.lax.stop_gradient(moments)}
 
         old = state.params
         state, scalars = gradient_step(
-            loss_fn, self.optimizer, state, ema_decay=self.ema_decay
+            loss_fn,
+            self.optimizer,
+            state,
+            batch,
+            rng,
+            accumulate=self.accumulate,
+            ema_decay=self.ema_decay,
         )
-        mean, variance = scalars.pop("moments")
+        mean, square = scalars.pop("moments")
+        variance = square - jnp.square(mean)
         # No bias from the start: the first step takes the moments as they are.
         decay = jnp.where(state.step == 1, 0.0, STATISTICS_DECAY)
         statistics = {
@@ -110,6 +119,15 @@ class VAESystem(System):
             "ssim": frame_metrics.ssim(again, video).mean(1),
             "latent_deviation": jnp.std(latents, axis=(1, 2, 3, 4)),
         }
+
+    def samples(
+        self, state: TrainState, batch: Batch, rng: jax.Array
+    ) -> dict[str, Float[Array, "b t h w 3"]]:
+        del rng
+        video = to_float(batch[schema.VIDEO])
+        params = state.prediction_params
+        again = self.decode(params, self.encode(params, video))
+        return {"reconstruction": samples.beside(video, again)}
 
     def encode(
         self, params: Any, video: Float[Array, "b t h w 3"]

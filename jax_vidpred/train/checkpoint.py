@@ -1,7 +1,9 @@
-"""Checkpoints: state, position in the data and config, written and read by Orbax.
+"""Checkpoints: state, config and score, written and read by Orbax.
 
-Layout: `<workdir>/checkpoints/<step>/{state,data,config,metrics}`. A checkpoint is
-there whole or not at all. `TrainState.frozen` is never written: it is another run's.
+Layout: `<workdir>/checkpoints/<step>/{state,config,metrics,crc32.json}`. A checkpoint
+is there whole or not at all, and a bit that has changed since is noticed.
+`TrainState.frozen` is never written: it is another run's. Of the data nothing is, since
+its order follows from the step.
 """
 
 import contextlib
@@ -10,24 +12,30 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from jax_vidpred.train import checksums
 from jax_vidpred.train.state import TrainState
+from jax_vidpred.train.stored import (
+    SCORE,
+    CheckpointError,
+    check_fit,
+    check_score,
+    metadata,
+    one_line,
+    stored_leaves,
+    stored_score,
+)
 
 FOLDER = "checkpoints"
-_SCORE = "score"  # of a checkpoint; the highest is the best
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written or read; the message says how to go on."""
 
 
 class Checkpoints:
@@ -62,6 +70,15 @@ class Checkpoints:
         policy = checkpoint_managers.AnyPreservationPolicy(
             [checkpoint_managers.LatestN(keep), best]
         )
+        self._writing: int | None = None
+        # Orbax reads the scores of all checkpoints, and fails at one it cannot read.
+        unscored = {
+            int(path.name): reason
+            for path in sorted(self._folder.glob("[0-9]*"))
+            if path.name.isdigit()
+            if (reason := _agreed(lambda path=path: check_score(path)))
+        }
+        self._put_aside(unscored)
         with _explained(f"open {self._folder}"):
             self._manager = ocp.CheckpointManager(
                 self._folder,
@@ -69,6 +86,10 @@ class Checkpoints:
                     best_fn=_score if best_metric else None,
                     preservation_policy=policy,
                     cleanup_tmp_directories=True,  # what a killed run left half-written
+                    # Called when all is written, before the folder gets its name.
+                    async_options=ocp.AsyncOptions(
+                        post_finalization_callback=self._write_sums
+                    ),
                 ),
             )
 
@@ -76,7 +97,6 @@ class Checkpoints:
         self,
         step: int,
         state: TrainState,
-        iterator: grain.DatasetIterator,
         *,
         config: Mapping[str, Any],
         summary: Mapping[str, float] | None = None,
@@ -86,7 +106,6 @@ class Checkpoints:
         Args:
           step: number of steps done.
           state: everything but `frozen` is written; may be donated afterwards.
-          iterator: of the training data, so that resuming sees the same batches.
           config: of the run, as JSON-like values.
           summary: of an evaluation at this very step, to find the best checkpoint.
 
@@ -98,7 +117,7 @@ class Checkpoints:
         # Empty rather than None: Orbax would warn of every save without an evaluation.
         metrics = {} if self._best_metric else None
         if score is not None and math.isfinite(score):
-            metrics = {_SCORE: self._sign * score, self._best_metric: score}
+            metrics = {SCORE: self._sign * score, self._best_metric: score}
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
         free = shutil.disk_usage(self._folder).free
         if free < needed:
@@ -108,11 +127,12 @@ class Checkpoints:
                 " same line again"
             )
         with _explained(f"write step {step} to {self._folder}"):
+            self._manager.wait_until_finished()
+            self._writing = step
             started = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(tree),
-                    data=grain.checkpoint.CheckpointSave(iterator),
                     config=ocp.args.JsonSave(dict(config)),
                 ),
                 metrics=metrics,
@@ -123,13 +143,11 @@ class Checkpoints:
                 f" ({self._manager.latest_step()}) in {self._folder}"
             )
 
-    def restore_latest(
-        self, state: TrainState, iterator: grain.DatasetIterator
-    ) -> TrainState | None:
+    def restore_latest(self, state: TrainState) -> TrainState | None:
         """The newest readable checkpoint in the place of `state`; None when none is.
 
-        A damaged one is reported, put aside and the one before it taken. `iterator` is
-        moved to where it was. Shardings and `frozen` are those of `state`.
+        A damaged one is reported, put aside and the one before it taken. Shardings and
+        `frozen` are those of `state`, whatever devices the checkpoint was written by.
 
         Raises:
           CheckpointError: none is readable, or they are those of another model.
@@ -137,30 +155,29 @@ class Checkpoints:
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _saved(state))
         damaged: dict[int, Exception] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                stored = _stored_leaves(self._folder / str(step))
-                _check_fit(stored, target, self._folder / str(step))
-                restored = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(target),
-                        data=grain.checkpoint.CheckpointRestore(iterator),
-                    ),
-                )
-            except CheckpointError:
-                raise
-            except Exception as error:  # whatever a damaged file makes Orbax raise
-                damaged[step] = error
-                continue
-            self._put_aside(damaged, step)
-            return state.replace(**restored.state)
-        if damaged:
-            step, error = next(iter(damaged.items()))
-            raise CheckpointError(
-                f"no checkpoint in {self._folder} can be read (step {step}:"
-                f" {_one_line(error)}); train in a fresh --workdir, or remove that"
-                " folder to start again"
-            )
+            path = self._folder / str(step)
+            error = _agreed(lambda path=path: checksums.check(path))
+            if error is None:
+                try:
+                    check_fit(stored_leaves(path), target, path)
+                    restored = self._manager.restore(
+                        step,
+                        args=ocp.args.Composite(state=ocp.args.StandardRestore(target)),
+                    )
+                    self._put_aside(damaged)
+                    self._manager.reload()
+                    return state.replace(**restored.state)
+                except CheckpointError:
+                    raise
+                except Exception as reason:  # whatever a damaged file makes Orbax raise
+                    if jax.process_count() > 1:  # the others wait for this one
+                        raise CheckpointError(
+                            f"{path} cannot be read ({one_line(reason)}); move it away"
+                            " and run the same line again"
+                        ) from reason
+                    error = reason
+            damaged[step] = error
+        self._put_aside(damaged)
         return None
 
     def wait(self) -> None:
@@ -187,20 +204,35 @@ class Checkpoints:
         with _explained(f"write to {self._folder}"):
             self._manager.close()
 
-    def _put_aside(self, damaged: Mapping[int, Exception], step: int) -> None:
+    def _put_aside(self, damaged: Mapping[int, Exception]) -> None:
+        left = {int(p.name) for p in self._folder.glob("[0-9]*") if p.name.isdigit()}
+        left -= damaged.keys()
+        if damaged and not left:
+            step, error = next(iter(damaged.items()))
+            raise CheckpointError(
+                f"no checkpoint in {self._folder} can be read (step {step}:"
+                f" {one_line(error)}); train in a fresh --workdir, or remove that"
+                " folder to start again"
+            )
         for bad, error in damaged.items():
             aside = self._folder.with_name(f"damaged_{FOLDER}") / str(bad)
-            logging.warning(
-                "checkpoint of step %d is damaged (%s): moved to %s, going on from"
-                " step %d",
-                *(bad, _one_line(error), aside, step),
-            )
             if jax.process_index() == 0:
+                logging.warning(
+                    "checkpoint of step %d is damaged (%s): moved to %s, going on from"
+                    " step %d",
+                    *(bad, one_line(error), aside, max(left)),
+                )
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.parent.mkdir(exist_ok=True)
                 (self._folder / str(bad)).rename(aside)
         if damaged:
-            self._manager.reload()
+            _agreed(lambda: None)  # the others wait until they are moved
+
+    def _write_sums(self) -> None:
+        # One process calls this; a folder that is not finished has a longer name.
+        for path in self._folder.glob(f"{self._writing}*"):
+            if path.name.partition(".")[0] == str(self._writing):
+                checksums.write(path)
 
 
 def restore_params(
@@ -219,11 +251,12 @@ def restore_params(
     """
     path = _find(workdir, step)
     try:
-        leaves = _stored_leaves(path)
+        checksums.check(path)
+        leaves = stored_leaves(path)
         # `ema` is None, or a tree as `params`.
         has_ema = any(name.startswith("ema/") for name in leaves)
         kept = {"ema" if has_ema else "params", "extra"}
-        tree = _metadata(path)
+        tree = metadata(path)
         target = {name: tree[name] for name in kept if tree.get(name)}
         arguments = ocp.args.PyTreeRestore(
             item=target,
@@ -236,7 +269,7 @@ def restore_params(
             restored = checkpointer.restore(path / "state", args=arguments)
     except Exception as error:
         raise CheckpointError(
-            f"{path} cannot be read ({_one_line(error)}); pass another step or train"
+            f"{path} cannot be read ({one_line(error)}); pass another step or train"
             " again"
         ) from error
     return restored["ema" if has_ema else "params"], restored.get("extra") or {}
@@ -251,8 +284,23 @@ def restore_config(
         return json.loads((path / "config" / "metadata").read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: its config cannot be read ({_one_line(error)})"
+            f"{path}: its config cannot be read ({one_line(error)})"
         ) from error
+
+
+def _agreed(check: Callable[[], None]) -> Exception | None:
+    """What `check` raises on process 0, for all processes; None where it passes."""
+    error = None
+    if jax.process_index() == 0:
+        try:
+            check()
+        except Exception as reason:
+            error = reason
+    if jax.process_count() > 1:
+        bad = multihost_utils.broadcast_one_to_all(np.bool_(error is not None))
+        if bad and error is None:
+            error = ValueError("see process 0")
+    return error
 
 
 def _folder(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -261,7 +309,7 @@ def _folder(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def _score(metrics: Mapping[str, float]) -> float:
-    return metrics.get(_SCORE, -math.inf)
+    return metrics.get(SCORE, -math.inf)
 
 
 def _saved(state: TrainState) -> dict[str, Any]:
@@ -279,59 +327,20 @@ def _find(workdir: str | pathlib.Path, step: int | None) -> pathlib.Path:
             " saved one"
         )
     if step is None:
-        scores = {step: _stored_score(folder / str(step)) for step in steps}
+        scores = {}
+        for step in steps:
+            try:
+                check_score(folder / str(step))
+                scores[step] = stored_score(folder / str(step))
+            except (OSError, ValueError, AttributeError) as error:
+                raise CheckpointError(
+                    f"the score of {folder / str(step)} is damaged"
+                    f" ({one_line(error)}); move that folder away, or pass a step"
+                ) from error
         step = max(steps, key=lambda step: (scores[step], step))
     if step not in steps:
         raise CheckpointError(f"no checkpoint of step {step} in {folder}; has {steps}")
     return folder / str(step)
-
-
-def _stored_score(path: pathlib.Path) -> float:
-    try:
-        return json.loads((path / "metrics" / "metrics").read_text())[_SCORE]
-    except (OSError, ValueError, KeyError):
-        return -math.inf
-
-
-def _metadata(path: pathlib.Path) -> dict[str, Any]:
-    return ocp.PyTreeCheckpointHandler().metadata(path / "state").tree
-
-
-def _stored_leaves(path: pathlib.Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every array of a checkpoint, by name."""
-    return _shapes(_metadata(path))
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {
-        "/".join(_key_name(key) for key in path): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-        if hasattr(leaf, "shape")
-    }
-
-
-def _key_name(key: Any) -> str:
-    for attribute in ("key", "idx", "name"):  # of a dict, a tuple, a dataclass
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
-
-
-def _check_fit(
-    stored: Mapping[str, tuple[int, ...]], target: Any, path: pathlib.Path
-) -> None:
-    wanted = _shapes(target)
-    # Parameters first: their names tell a reader more than the optimiser's.
-    names = sorted(
-        stored.keys() | wanted.keys(), key=lambda n: (not n.startswith("params"), n)
-    )
-    for name in names:
-        got, want = stored.get(name, "nothing"), wanted.get(name, "nothing")
-        if got != want:
-            raise CheckpointError(
-                f"checkpoint of another model: {path} has {got} at {name}, wanted"
-                f" {want}; train in a fresh --workdir"
-            )
 
 
 @contextlib.contextmanager
@@ -347,7 +356,7 @@ def _explained(what: str) -> Iterator[None]:
             or "No space left" in str(error)
             or "Disk quota exceeded" in str(error)
         )
-        reason = "disk full" if full else _one_line(error)
+        reason = "disk full" if full else one_line(error)
         raise CheckpointError(
             f"could not {what}: {reason}; "
             + (
@@ -356,7 +365,3 @@ def _explained(what: str) -> Iterator[None]:
                 else "is the folder writable?"
             )
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
 
 from jax_vidpred.clu_compat import metrics
 from jax_vidpred.data.schema import MASK
-from jax_vidpred.train.mesh import make_mesh, put_batch
+from jax_vidpred.train.mesh import Layout, make_layout
 from jax_vidpred.train.protocol import Batch, System
 from jax_vidpred.train.rngs import fold_in
 from jax_vidpred.train.state import TrainState
@@ -53,7 +52,7 @@ def evaluate(
     batches: Iterable[dict[str, np.ndarray]],
     rng: jax.Array,
     *,
-    mesh: Mesh | None = None,
+    layout: Layout | None = None,
 ) -> dict[str, float]:
     """Mean of every metric of `system.eval_step` over the examples of `batches`.
 
@@ -65,7 +64,7 @@ def evaluate(
       state: to evaluate.
       batches: dicts of NumPy arrays.
       rng: folded with the number of the batch.
-      mesh: where the state lives; all devices when None.
+      layout: where the state lives; whole on all devices when None.
 
     Returns:
       Means by name. Where values were not finite, the mean is not either, and
@@ -74,12 +73,12 @@ def evaluate(
     Raises:
       ValueError: no example at all, a missing key, or a metric of another shape.
     """
-    mesh = make_mesh() if mesh is None else mesh
-    step = _compiled(system.eval_step)
+    layout = make_layout() if layout is None else layout
+    step = _compiled(system.eval_step, layout)
     totals: dict[str, _Totals] | None = None
     for index, batch in enumerate(batches):
         check_keys(system, batch)
-        update = step(state, put_batch(batch, mesh), fold_in(rng, index))
+        update = step(state, layout.put_batch(batch), fold_in(rng, index))
         # Merging waits for nothing; only the last line of all fetches.
         totals = update if totals is None else _merge(totals, update)
         # A bound on the work in flight: each holds a batch, and on a CPU with several
@@ -118,8 +117,16 @@ def check_keys(system: System, batch: dict[str, Any]) -> None:
 
 # Keyed by the bound method: it is equal to itself as long as the system is the same.
 @functools.lru_cache(maxsize=8)
-def _compiled(eval_step: Callable[..., dict[str, jax.Array]]) -> Callable[..., Any]:
+def _compiled(
+    eval_step: Callable[..., dict[str, jax.Array]], layout: Layout
+) -> Callable[..., Any]:
     def step(state: TrainState, batch: Batch, rng: jax.Array) -> dict[str, _Totals]:
+        state = state.replace(
+            **{
+                name: layout.gathered(getattr(state, name))
+                for name in ("params", "ema", "frozen")
+            }
+        )
         values = eval_step(state, batch, rng)
         size = next(iter(batch.values())).shape[0]
         mask = batch[MASK].astype(bool) if MASK in batch else jnp.ones(size, bool)
@@ -131,7 +138,7 @@ def _compiled(eval_step: Callable[..., dict[str, jax.Array]]) -> Callable[..., A
                 )
         return {name: _Totals.of(value, mask) for name, value in values.items()}
 
-    return jax.jit(step)
+    return jax.jit(step, out_shardings=layout.replicated)
 
 
 @jax.jit

@@ -5,27 +5,32 @@ import contextlib
 import itertools
 import json
 import pathlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
+from jax_vidpred.data.schema import VIDEO_ID
 from jax_vidpred.train import rngs
 from jax_vidpred.train.checkpoint import Checkpoints
 from jax_vidpred.train.evaluate import check_keys, evaluate
-from jax_vidpred.train.measurements import Measurements
-from jax_vidpred.train.mesh import born_sharded, make_mesh, put_batch, replicated
+from jax_vidpred.train.flop import flop_of_program
+from jax_vidpred.train.measurements import Measurements, TrainingDiverged
+from jax_vidpred.train.mesh import Layout, make_layout
 from jax_vidpred.train.periodic import Clock, ProgressDisplay, is_due
 from jax_vidpred.train.protocol import System
 from jax_vidpred.train.state import TrainState
-from jax_vidpred.train.writers import make_writer
+from jax_vidpred.train.stop import stop_requests
+from jax_vidpred.train.watch import (
+    ProfileWindow,
+    Utilisation,
+    memory_in_use,
+    sample_videos,
+    start_line,
+)
+from jax_vidpred.train.writers import EVENTS_FOLDER, make_writer
 
 # Steps that may be under way at once. Enough to hide the host behind the device, few
 # enough to hold few batches. And on a CPU that plays several devices, more than about
@@ -36,7 +41,7 @@ _STEPS_IN_FLIGHT = 8
 def train(
     system: System,
     *,
-    train_batches: Callable[[], grain.IterDataset],
+    train_batches: Callable[[int], Iterable[Mapping[str, np.ndarray]]],
     eval_batches: Callable[[], Iterable[dict[str, np.ndarray]]],
     num_steps: int,
     log_every: int,
@@ -48,20 +53,27 @@ def train(
     keep: int = 2,
     best_metric: str | None = None,
     best_mode: str = "max",
-    mesh: Mesh | None = None,
+    layout: Layout | None = None,
     title: str | None = None,
+    notes: Sequence[str] = (),
+    peak_tflops: Mapping[str, float] | None = None,
+    profile: Mapping[str, int] | None = None,
+    num_samples: int = 0,
+    counts: Callable[[], Mapping[str, float]] = dict,
 ) -> TrainState:
     """Trains `system`, or goes on where the run in `workdir` stopped.
 
-    The same call again resumes: state and place in the data come from the latest
-    checkpoint, random keys from (seed, step), so the result is bit for bit that of a
-    run that never stopped. SIGTERM (exit status 0) and Ctrl-C (130) save a checkpoint
-    first; a second Ctrl-C does not wait.
+    The same call again resumes: the state comes from the latest checkpoint, batches and
+    random keys follow from the step, so the result is bit for bit that of a run that
+    never stopped, as long as the devices are the same; on others sums have another
+    order. SIGTERM (exit status 0) and Ctrl-C (130) save a checkpoint first; a second
+    Ctrl-C does not wait.
 
     Args:
       system: what to train.
-      train_batches: makes the endless dataset of batches (NumPy, this process's part);
-        a grain one, since its place must be saved.
+      train_batches: number of a step -> the batches (NumPy, this process's part) from
+        that step on, without end. Step k must get the same examples whenever it is
+        asked for, and for any number of processes.
       eval_batches: makes one pass over the evaluation split; every batch of the same
         shape, padding marked in `mask`.
       num_steps: of the whole run.
@@ -74,8 +86,13 @@ def train(
       keep: number of latest checkpoints to keep.
       best_metric: metric of the evaluation by which the best checkpoint is kept too.
       best_mode: "max" or "min".
-      mesh: devices; all when None.
+      layout: of devices and of what lies where; everything whole on all devices when
+        None.
       title: name in the progress display; the class of the system when None.
+      notes: for the line that is shown before the first step.
+      peak_tflops, profile: of `watch.Utilisation` and `watch.ProfileWindow`.
+      num_samples: clips of each evaluation that are written as videos.
+      counts: further scalars to write with those of each period.
 
     Returns:
       The state after `num_steps` steps, or more where the run was longer.
@@ -85,25 +102,19 @@ def train(
       CheckpointError: a checkpoint cannot be read or written.
       ValueError: batches that the system cannot use.
     """
-    mesh = make_mesh() if mesh is None else mesh
+    layout = make_layout() if layout is None else layout
     config = json.loads(config_json)
-    iterator = iter(train_batches())
-    if not isinstance(iterator, grain.DatasetIterator):
-        raise ValueError(
-            f"train_batches gave a {type(iterator).__name__}: wanted a grain dataset,"
-            " whose place can be saved; end the pipeline with .to_iter_dataset()"
-        )
-    example = _peek(iterator)
+    example = _next(iter(train_batches(0)), 0)
     check_keys(system, example)
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(
             workdir, keep=keep, best_metric=best_metric, best_mode=best_mode
         )
         stack.callback(checkpoints.close)
-        fresh = born_sharded(
-            system.init, mesh, rngs.for_step(seed, "init", 0), put_batch(example, mesh)
+        fresh = layout.born(
+            system.init, rngs.for_step(seed, "init", 0), layout.put_batch(example)
         )
-        state = checkpoints.restore_latest(fresh, iterator)
+        state = checkpoints.restore_latest(fresh)
         resumed = state is not None
         if not resumed:
             state = fresh
@@ -118,8 +129,9 @@ def train(
         stack.callback(writer.close)
         if not resumed and config:
             writer.write_hparams(config)
-        stop = stack.enter_context(_stop_signals())
+        stop = stack.enter_context(stop_requests())
         stack.enter_context(display)
+        stack.enter_context(_suspects_named(train_batches))
 
         # One batch of evaluation before the first step: its errors show in minute one.
         began = time.perf_counter()
@@ -128,7 +140,7 @@ def train(
             state,
             itertools.islice(eval_batches(), 1),
             rngs.for_step(seed, "eval", start),
-            mesh=mesh,
+            layout=layout,
         )
         if best_metric is not None and best_metric not in tried:
             raise ValueError(
@@ -136,12 +148,23 @@ def train(
                 f" {sorted(tried)}; choose one of these"
             )
         display.say(f"evaluation compiled in {time.perf_counter() - began:.1f} s")
-        steps = _Steps(system, state, example, seed, mesh)
+        steps = _Steps(system, state, example, seed, layout)
         display.say(f"training step compiled in {steps.compile_seconds:.1f} s")
         writer.write_scalars(start, {"train/compile_seconds": steps.compile_seconds})
+        utilisation = Utilisation(steps.flop, peak_tflops or {}, layout.mesh)
 
+        batches = iter(train_batches(start))
         measurements, clock = Measurements(), Clock()
         batch_size = len(next(iter(example.values()))) * jax.process_count()
+        display.say(
+            start_line(state, batch_size, layout.mesh, *notes, utilisation.note)
+        )
+        window = ProfileWindow(
+            pathlib.Path(workdir) / EVENTS_FOLDER,
+            clock,
+            **(profile or {"start": 0, "steps": 0}),
+        )
+        stack.callback(window.close)
 
         def log_previous_period():
             measured = measurements.take()
@@ -149,6 +172,8 @@ def train(
                 return
             step, count, scalars = measured
             scalars |= clock.lap(count, batch_size)
+            scalars |= utilisation(scalars["steps_per_second"]) | memory_in_use()
+            scalars |= counts()
             writer.write_scalars(step, {f"train/{k}": v for k, v in scalars.items()})
             display.update(step, scalars)
 
@@ -157,6 +182,7 @@ def train(
             # of the system to the evaluation would make it another run.
             new = step > start
             summary = None
+            window.before_step(step, state)
             # Evaluate before saving: the checkpoint then holds the system's reaction,
             # and the score that tells which checkpoint is the best.
             if new and is_due(step, eval_every, num_steps):
@@ -168,30 +194,38 @@ def train(
                         state,
                         eval_batches(),
                         rngs.for_step(seed, "eval", step),
-                        mesh=mesh,
+                        layout=layout,
                     )
-                    state = _react(system, state, summary, mesh)
+                    if num_samples:
+                        videos = sample_videos(
+                            system,
+                            state,
+                            next(iter(eval_batches())),
+                            rngs.for_step(seed, "samples", step),
+                            layout=layout,
+                            count=num_samples,
+                        )
+                        videos = {f"samples/{k}": v for k, v in videos.items()}
+                        writer.write_videos(step, videos)
+                    state = _react(system, state, summary, layout)
                 writer.write_scalars(step, {f"eval/{k}": v for k, v in summary.items()})
                 display.say(f"step {step}, evaluation: {_listing(summary)}")
-            # Save before the next batch is fetched: the saved place in the data is then
-            # that of exactly `step` batches.
-            preempted = stop.requested(checkpoints, step)
+            preempted = stop.due(checkpoints, step)
             if new and (preempted or is_due(step, checkpoint_every, num_steps)):
                 # Never save what has diverged: the last good checkpoint stays.
                 log_previous_period()
                 measurements.check()
                 with clock.paused():
-                    checkpoints.save(
-                        step, state, iterator, config=config, summary=summary
-                    )
+                    checkpoints.save(step, state, config=config, summary=summary)
             if step == num_steps or preempted:
                 checkpoints.wait()
                 break
             began = time.perf_counter()
-            batch = _next(iterator, step)
+            batch = _next(batches, step)
             if steps.idle:
                 clock.count_wait(time.perf_counter() - began)
-            state, scalars = steps(state, batch)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
+                state, scalars = steps(state, batch)
             measurements.add(step + 1, scalars)
             # Last, log the period before: it is computed, or nearly, while this step is
             # under way, so that nothing waits for the logging.
@@ -215,31 +249,32 @@ class _Steps:
         state: TrainState,
         example: Mapping[str, np.ndarray],
         seed: int,
-        mesh: Mesh,
+        layout: Layout,
     ):
         def step(state, frozen, batch, key):
             rng = rngs.fold_in(key, state.step)
-            after, scalars = system.train_step(state.replace(frozen=frozen), batch, rng)
+            # What a device keeps only a part of is collected to compute with.
+            whole = state.replace(
+                params=layout.gathered(state.params), frozen=layout.gathered(frozen)
+            )
+            after, scalars = system.train_step(whole, batch, rng)
             # The loop counts, so that a system may take several gradient steps in one.
             return after.replace(step=state.step + 1, frozen={}), scalars
 
-        self._mesh = mesh
-        self._key = born_sharded(
-            lambda key: rngs.fold_in(key, "train"), mesh, jax.random.key(seed)
+        self._layout = layout
+        self._key = layout.born(
+            lambda key: rngs.fold_in(key, "train"), jax.random.key(seed)
         )
+        bare = state.replace(frozen={})
+        where = jax.tree.map(lambda leaf: leaf.sharding, bare)
         self._in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()
         began = time.perf_counter()
-        self._step = (
-            # Frozen parameters are a second argument because they are not donated.
-            jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh))
-            .lower(
-                state.replace(frozen={}),
-                state.frozen,
-                put_batch(example, mesh),
-                self._key,
-            )
-            .compile()
-        )
+        # Frozen parameters are a second argument because they are not donated.
+        traced = jax.jit(
+            step, donate_argnums=0, out_shardings=(where, layout.replicated)
+        ).trace(bare, state.frozen, layout.put_batch(example), self._key)
+        self.flop = flop_of_program(traced.jaxpr)
+        self._step = traced.lower().compile()
         self.compile_seconds = time.perf_counter() - began
 
     def __call__(
@@ -251,7 +286,7 @@ class _Steps:
         after, scalars = self._step(
             state.replace(frozen={}),
             state.frozen,
-            put_batch(batch, self._mesh),
+            self._layout.put_batch(batch),
             self._key,
         )
         self._in_flight.append(scalars)
@@ -265,64 +300,52 @@ class _Steps:
         )
 
 
-class _StopSignals:
-    """Remembers that the process was asked to stop."""
-
-    def __init__(self):
-        self.exit_status = 0
-        self._received = False
-
-    def __call__(self, number: int, frame: Any) -> None:
-        if self._received and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the user does not want to wait
-        self._received = True
-        self.exit_status = 130 if number == signal.SIGINT else 0
-
-    def requested(self, checkpoints: Checkpoints, step: int) -> bool:
-        """Whether to stop before `step`; the same on all processes."""
-        if jax.process_count() > 1:
-            # JAX's own notifier takes the signal there and lets all agree on a step.
-            return checkpoints.reached_preemption(step)
-        return self._received
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_StopSignals]:
-    stop = _StopSignals()
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if jax.process_count() > 1 or not in_main_thread:
-        yield stop
-        return
-    previous = {
-        number: signal.signal(number, stop)
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+def _next(
+    batches: Iterator[Mapping[str, np.ndarray]], step: int
+) -> Mapping[str, np.ndarray]:
     try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _peek(iterator: grain.DatasetIterator) -> dict[str, np.ndarray]:
-    place = iterator.get_state()
-    example = _next(iterator, 0)
-    iterator.set_state(place)
-    return example
-
-
-def _next(iterator: grain.DatasetIterator, step: int) -> dict[str, np.ndarray]:
-    try:
-        return next(iterator)
+        return next(batches)
     except StopIteration:
         raise ValueError(
-            f"the training data ended after {step} batches: add .repeat() to the"
-            " pipeline, or examples where there are fewer than one batch"
+            f"the training data ended after {step} batches: wanted batches without"
+            " end, and so examples for at least one"
         ) from None
 
 
+@contextlib.contextmanager
+def _suspects_named(
+    train_batches: Callable[[int], Iterable[Mapping[str, np.ndarray]]],
+) -> Iterator[None]:
+    """Adds the videos of the bad step, read once more, to what stops the run."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        batch = _next(iter(train_batches(error.step - 1)), error.step)
+        raise TrainingDiverged(f"{error}; {_suspects(batch)}", error.step) from error
+
+
+def _suspects(batch: Mapping[str, np.ndarray]) -> str:
+    ids = np.asarray(batch[VIDEO_ID])
+    bad = {
+        key: np.unique(ids[~np.isfinite(array.reshape(len(array), -1)).all(1)])
+        for key, array in batch.items()
+        if np.issubdtype(array.dtype, np.floating)
+    }
+    found = [f"{_numbers(them)} ({key})" for key, them in bad.items() if len(them)]
+    if found:
+        return f"the data are not finite in {'; '.join(found)}: leave these out"
+    return (
+        f"the data are finite ({_numbers(np.unique(ids))}): lower the learning rate,"
+        " lengthen the warm-up or clip the gradient harder"
+    )
+
+
+def _numbers(video_ids: np.ndarray) -> str:
+    return ", ".join(f"video {number:05d}" for number in video_ids.tolist())
+
+
 def _react(
-    system: System, state: TrainState, summary: dict[str, float], mesh: Mesh
+    system: System, state: TrainState, summary: dict[str, float], layout: Layout
 ) -> TrainState:
     """`system.after_evaluation`, with types of the arrays kept."""
     extra = system.after_evaluation(state, summary).extra
@@ -331,7 +354,7 @@ def _react(
     def fit(extra):
         return jax.tree.map(lambda new, dtype: jnp.asarray(new, dtype), extra, types)
 
-    return state.replace(extra=born_sharded(fit, mesh, extra))
+    return state.replace(extra=layout.born(fit, extra))
 
 
 def _listing(scalars: Mapping[str, float]) -> str:

@@ -8,8 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 
-class TrainingDiverged(RuntimeError):
-    """A training scalar is NaN or infinite; the message names step and terms."""
+class TrainingDiverged(ArithmeticError):
+    """A training scalar is NaN or infinite; the message names step and terms.
+
+    Attributes:
+      step: the number of the step, counted from 1.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 @flax.struct.dataclass
@@ -76,8 +84,8 @@ def _fetch_finite(period: _Period) -> _Period:
         fine = {k: v for k, v in period.bad_scalars.items() if np.isfinite(v)}
         raise TrainingDiverged(
             f"not finite at step {period.bad_step}: {_listing(bad)} (finite:"
-            f" {_listing(fine)}); lower the learning rate, lengthen the warm-up or"
-            " clip the gradient harder"
+            f" {_listing(fine)})",
+            int(period.bad_step),
         )
     return period
 

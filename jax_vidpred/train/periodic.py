@@ -45,7 +45,7 @@ class Clock:
         """Speed since the last call, in which `num_steps` steps were done.
 
         Returns:
-          `steps_per_second`, `examples_per_second` (`batch_size` is the global one) and
+          `steps_per_second`, `videos_per_second` (`batch_size` is the global one) and
           `data_wait_share`, the share of the time with nothing to do but to wait for
           data.
         """
@@ -56,7 +56,7 @@ class Clock:
         self._start, self._waited = now, 0.0
         return {
             "steps_per_second": rate,
-            "examples_per_second": rate * batch_size,
+            "videos_per_second": rate * batch_size,
             "data_wait_share": share,
         }
 

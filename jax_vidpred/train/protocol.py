@@ -47,9 +47,9 @@ class Stage:
 class System(Protocol):
     """Something that can be trained.
 
-    `init`, `train_step` and `eval_step` are traced (they run under `jax.jit`): pure
-    functions of their arguments. The video of a batch is uint8; a step's first line
-    turns it into float32 in [0, 1].
+    `init`, `train_step`, `eval_step` and `samples` are traced (they run under
+    `jax.jit`): pure functions of their arguments. The video of a batch is uint8; a
+    step's first line turns it into float32 in [0, 1].
     """
 
     required_keys: tuple[str, ...]  # of the batch; checked before compilation
@@ -73,6 +73,13 @@ class System(Protocol):
     ) -> dict[str, Float[Array, "b"] | Float[Array, "b t"]]:
         """Metrics of each example, [b] or [b, t]; padding is masked by the caller."""
         ...
+
+    def samples(
+        self, state: TrainState, batch: Batch, rng: jax.Array
+    ) -> dict[str, Float[Array, "b t h w 3"]]:
+        """Videos by name that are worth looking at, about [0, 1]; may be none."""
+        del state, batch, rng
+        return {}
 
     def after_evaluation(
         self, state: TrainState, summary: dict[str, float]

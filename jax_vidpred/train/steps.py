@@ -8,24 +8,34 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from jax_vidpred.train import rngs
 from jax_vidpred.train.optim import find_learning_rate
-from jax_vidpred.train.protocol import Scalars
+from jax_vidpred.train.protocol import Batch, Scalars
 from jax_vidpred.train.state import TrainState
 
 
 def gradient_step(
-    loss_fn: Callable[[Any], tuple[Float[Array, ""], Scalars]],
+    loss_fn: Callable[[Any, Batch, jax.Array], tuple[Float[Array, ""], Scalars]],
     optimizer: optax.GradientTransformation,
     state: TrainState,
+    batch: Batch,
+    rng: jax.Array,
     *,
+    accumulate: int = 1,
     ema_decay: float | None = None,
 ) -> tuple[TrainState, Scalars]:
     """One update of `state.params` down the gradient of `loss_fn`.
 
     Args:
-      loss_fn: parameters -> (loss, named scalars to log).
+      loss_fn: parameters, batch, key -> (loss, named scalars to log), both means over
+        the examples of the batch.
       optimizer: the one that made `state.opt_state`.
       state: before the update.
+      batch: arrays [b, ...].
+      rng: for `loss_fn`.
+      accumulate: parts that the batch is cut into and that are worked on one after the
+        other, to need the memory of one; their gradients and scalars are averaged.
+        Each part has its own key, so what is drawn differs from `accumulate=1`.
       ema_decay: of the moving average of the parameters; None keeps no average. The
         decay warms up as (1 + step) / (10 + step), so that the random start is
         forgotten early.
@@ -36,7 +46,8 @@ def gradient_step(
       for an optimiser of `optim.py`, `learning_rate`.
 
     Raises:
-      ValueError: `ema_decay` without an average in the state, or the reverse.
+      ValueError: `ema_decay` without an average in the state, or the reverse; a batch
+        that cannot be cut into so many parts.
     """
     if (ema_decay is None) != (state.ema is None):
         raise ValueError(
@@ -44,7 +55,13 @@ def gradient_step(
             f" {'without' if state.ema is None else 'with'} an average;"
             " pass TrainState.create(..., ema=ema_decay is not None)"
         )
-    (loss, scalars), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    if accumulate == 1:
+        (loss, scalars), gradients = gradient(state.params, batch, rng)
+    else:
+        (loss, scalars), gradients = _mean_over_parts(
+            lambda part, key: gradient(state.params, part, key), batch, rng, accumulate
+        )
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -65,3 +82,34 @@ def gradient_step(
         step=state.step + 1, params=params, opt_state=opt_state, ema=ema
     )
     return state, scalars
+
+
+def _mean_over_parts(
+    function: Callable[[Batch, jax.Array], Any],
+    batch: Batch,
+    rng: jax.Array,
+    count: int,
+) -> Any:
+    """Mean of what a function gives for each of `count` parts of a batch."""
+    size = next(iter(batch.values())).shape[0]
+    if size % count:
+        raise ValueError(
+            f"train.accumulate={count} does not divide a batch of {size} examples;"
+            " choose a divisor"
+        )
+
+    def part(index):
+        # Every count-th example: each device takes its part from its own examples.
+        return {
+            key: array.reshape(size // count, count, *array.shape[1:])[:, index]
+            for key, array in batch.items()
+        }
+
+    def add(total, index):
+        one = function(part(index), rngs.fold_in(rng, index))
+        return jax.tree.map(jnp.add, total, one), None
+
+    shapes = jax.eval_shape(function, part(0), rng)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, jnp.arange(count))
+    return jax.tree.map(lambda leaf: leaf / count, total)

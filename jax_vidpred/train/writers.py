@@ -23,19 +23,21 @@ EVENTS_FOLDER = "tensorboard"
 def make_writer(
     workdir: str | pathlib.Path, *, log: bool = True
 ) -> metric_writers.MetricWriter:
-    """Writes to all places in `workdir`, in threads; only process 0 writes files.
+    """Writes to all places in `workdir`, in threads; only process 0 writes anything.
 
     Args:
       workdir: gets `metrics.jsonl` and `tensorboard/`.
       log: also to the log (absl, level INFO).
     """
-    writers = [metric_writers.LoggingWriter()] if log else []
+    writers = []
     if jax.process_index() == 0:
         folder = pathlib.Path(workdir)
-        writers += [
+        writers = [
             TensorBoardWriter(folder / EVENTS_FOLDER),
             JsonLinesWriter(folder / METRICS_FILE),
         ]
+        if log:
+            writers.append(metric_writers.LoggingWriter())
     return metric_writers.AsyncMultiWriter(writers)
 
 

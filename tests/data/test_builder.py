@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tiny_clevrer import IDS, NUM_FRAMES, UNANNOTATED, frame_values, write_root
 
-from jax_vidpred.data import builder, clevrer
+from jax_vidpred.data import clevrer, records
 from jax_vidpred.data.builder import prepare
 from jax_vidpred.data.schema import FLOW, SEGMENTS, STATE, VIDEO, DataError
 from jax_vidpred.data.source import FRAMES_PER_RECORD, record_payloads
@@ -107,7 +107,7 @@ def test_a_split_without_any_readable_video_is_an_error(root, tmp_path):
 
 def test_what_is_prepared_is_used_again(root, tmp_path, monkeypatch):
     first = prepare(root, tmp_path / "out", **SIZES)
-    monkeypatch.setattr(builder, "read_or_error", None)  # reading would fail now
+    monkeypatch.setattr(records, "read_or_error", None)  # reading would fail now
     again = prepare(root, tmp_path / "out", **SIZES)
     np.testing.assert_array_equal(
         whole_video(first["train"], 0, FLOW), whole_video(again["train"], 0, FLOW)
@@ -161,7 +161,7 @@ def test_an_interrupted_run_leaves_nothing_to_reuse(root, tmp_path, monkeypatch)
         return clevrer.read_or_error(files, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(builder, "read_or_error", interrupted)
+        patch.setattr(records, "read_or_error", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare(root, tmp_path / "out", **SIZES)
     assert not folders(tmp_path / "out")
@@ -192,7 +192,7 @@ def test_a_full_disk_is_one_clear_line(root, tmp_path, monkeypatch):
         def close(self):
             raise RuntimeError("write() failed: No space left on device")
 
-    monkeypatch.setattr(builder, "ArrayRecordWriter", Full)
+    monkeypatch.setattr(records, "ArrayRecordWriter", Full)
     with pytest.raises(DataError, match="No space left on device.*free space"):
         prepare(root, tmp_path / "out", **SIZES)
     assert not list((tmp_path / "out").rglob("*array_record*"))
@@ -201,8 +201,8 @@ def test_a_full_disk_is_one_clear_line(root, tmp_path, monkeypatch):
 def test_several_shards_and_workers_give_the_same(
     data_root, prepared, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(builder, "RECORDS_PER_SHARD", 5)
-    monkeypatch.setattr(builder, "VIDEOS_PER_WORKER", 1)
+    monkeypatch.setattr(records, "RECORDS_PER_SHARD", 5)
+    monkeypatch.setattr(records, "VIDEOS_PER_WORKER", 1)
     sources = prepare(data_root, tmp_path / "out", **SIZES, num_workers=2)
     (folder,) = folders(tmp_path / "out")
     assert len(list(folder.glob("*train*"))) == 6  # 5 videos of 6 records

@@ -51,7 +51,7 @@ def test_what_is_written_is_read(tmp_path):
 def test_damaged_or_foreign_files_are_refused(tmp_path):
     path = flow_path(tmp_path, "raft_small", GRID, 7)
     write_flow(path, FIELD, SEEN, "abc")
-    with pytest.raises(DataError, match=r"wanted \(5, 4, 6, 2\); delete it"):
+    with pytest.raises(DataError, match=r"wanted \(5, 4, 6, 2\)\); delete it"):
         read_flow(path, 5, (4, 6))
     path.write_bytes(path.read_bytes()[:200])
     assert not is_flow_of(path, "abc")

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="needs pip install torch (extra 'ora
 
 import torch_flow_warp as twin  # noqa: E402
 
-from jax_vidpred.benchmark import build_phases, read_config  # noqa: E402
+from jax_vidpred.benchmarking.phases import build_phases, read_config  # noqa: E402
 from jax_vidpred.train import rngs  # noqa: E402
 
 KEY = 7

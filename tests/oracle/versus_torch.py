@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch_flow_warp as twin  # noqa: E402
 
-from jax_vidpred.benchmark import (  # noqa: E402
+from jax_vidpred.benchmarking.phases import (  # noqa: E402
     PHASES,
     build_phases,
     read_config,

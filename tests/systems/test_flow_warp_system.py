@@ -257,7 +257,7 @@ def config(**changes):
         "losses": {"l1": 1.0, "kl": 0.1, "annealing": {}},
         "optim": {"learning_rate": 1e-3},
         "ema": {"decay": None},
-        "train": {"num_steps": 10, "log_every": 1},
+        "train": {"num_steps": 10, "log_every": 1, "accumulate": 1},
     }
     return sections | changes
 

@@ -40,7 +40,7 @@ class ToySystem(protocol.System):
     def train_step(self, now, batch, rng):
         noise = 0.01 * jax.random.normal(rngs.fold_in(rng, "noise"), ())
 
-        def loss_fn(params):
+        def loss_fn(params, batch, rng):
             errors = self.errors(params, now, batch) + noise
             loss = now.extra["ratio"] * jnp.mean(errors**2)
             if self.diverge_at is not None:
@@ -48,7 +48,9 @@ class ToySystem(protocol.System):
             ids = jnp.sum(batch[schema.VIDEO_ID])
             return loss, {"ratio": now.extra["ratio"], "noise": noise, "ids": ids}
 
-        return steps.gradient_step(loss_fn, self.optimizer, now, ema_decay=0.9)
+        return steps.gradient_step(
+            loss_fn, self.optimizer, now, batch, rng, ema_decay=0.9
+        )
 
     def eval_step(self, now, batch, rng):
         del rng
@@ -65,16 +67,17 @@ def toy_clip(index):
     return {schema.VIDEO: values, schema.VIDEO_ID: np.int32(index)}
 
 
-def toy_train_batches(num_epochs=None):
-    return (
+def toy_train_batches(first_step=0, num_epochs=None):
+    batches = (
         grain.MapDataset.source(range(64))
         .seed(3)
         .shuffle()
         .repeat(num_epochs)
         .map(toy_clip)
         .batch(8)
-        .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
     )
+    ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+    return batches[first_step:].to_iter_dataset(ahead)
 
 
 def toy_eval_batches():

@@ -21,7 +21,7 @@ def test_clock_leaves_out_pauses(monkeypatch):
     now[0] += 1.0
     assert clock.lap(10, 8) == {
         "steps_per_second": 2.0,
-        "examples_per_second": 16.0,
+        "videos_per_second": 16.0,
         "data_wait_share": 0.2,
     }
     now[0] += 2.0  # a new period starts from nothing

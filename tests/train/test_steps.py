@@ -8,8 +8,11 @@ import pytest
 
 from jax_vidpred.train import optim, state, steps
 
+BATCH, KEY = {"video_id": jnp.zeros(2)}, jax.random.key(0)
 
-def quadratic(params):
+
+def quadratic(params, batch, rng):
+    del batch, rng
     return jnp.sum(params["x"] ** 2), {"first": params["x"][0]}
 
 
@@ -22,7 +25,9 @@ def make(ema):
 
 def test_step_scalars_and_average_by_hand():
     optimizer, before = make(ema=True)
-    after, scalars = steps.gradient_step(quadratic, optimizer, before, ema_decay=0.99)
+    after, scalars = steps.gradient_step(
+        quadratic, optimizer, before, BATCH, KEY, ema_decay=0.99
+    )
     # x - 0.25 * 2x = x / 2.
     np.testing.assert_allclose(after.params["x"], [1.5, 2.0])
     # The decay starts at (1 + 0) / (10 + 0).
@@ -44,7 +49,9 @@ def test_step_scalars_and_average_by_hand():
 def test_average_follows_its_decay_late():
     optimizer, before = make(ema=True)
     before = before.replace(step=jnp.int32(10_000), ema={"x": jnp.zeros(2)})
-    after, _ = steps.gradient_step(quadratic, optimizer, before, ema_decay=0.9)
+    after, _ = steps.gradient_step(
+        quadratic, optimizer, before, BATCH, KEY, ema_decay=0.9
+    )
     np.testing.assert_allclose(after.ema["x"], [0.15, 0.2], rtol=1e-5)
 
 
@@ -52,7 +59,9 @@ def test_average_must_be_asked_for_twice():
     for ema, decay in ((True, None), (False, 0.9)):
         optimizer, before = make(ema=ema)
         with pytest.raises(ValueError, match="ema_decay"):
-            steps.gradient_step(quadratic, optimizer, before, ema_decay=decay)
+            steps.gradient_step(
+                quadratic, optimizer, before, BATCH, KEY, ema_decay=decay
+            )
 
 
 def test_learning_rate_is_reported_and_state_can_be_donated():
@@ -63,7 +72,9 @@ def test_learning_rate_is_reported_and_state_can_be_donated():
         return state.TrainState.create(params=params, optimizer=optimizer, ema=True)
 
     step = jax.jit(
-        lambda s: steps.gradient_step(quadratic, optimizer, s, ema_decay=0.9),
+        lambda s: steps.gradient_step(
+            quadratic, optimizer, s, BATCH, KEY, ema_decay=0.9
+        ),
         donate_argnums=0,
     )
     now, rates = init(), []  # not jitted: nothing else tells equal arrays apart
@@ -71,3 +82,28 @@ def test_learning_rate_is_reported_and_state_can_be_donated():
         now, scalars = step(now)
         rates.append(float(scalars["learning_rate"]))
     np.testing.assert_allclose(rates, [0.25, 0.5])
+
+
+def mean_square(params, batch, rng):
+    noise = jax.random.normal(rng, ())
+    loss = jnp.mean((batch["x"] @ params["x"]) ** 2)
+    return loss, {"mean": jnp.mean(batch["x"]), "noise": noise}
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole():
+    optimizer, before = make(ema=False)
+    batch = {"x": jax.random.normal(jax.random.key(1), (12, 2))}
+    whole, scalars = steps.gradient_step(mean_square, optimizer, before, batch, KEY)
+    for count in (2, 3, 12):
+        parts, mean = steps.gradient_step(
+            mean_square, optimizer, before, batch, KEY, accumulate=count
+        )
+        np.testing.assert_allclose(parts.params["x"], whole.params["x"], rtol=1e-6)
+        for name in ("loss", "gradient_norm", "mean"):
+            np.testing.assert_allclose(mean[name], scalars[name], rtol=1e-5)
+    # Each part draws for itself: the mean of twelve is not one of them.
+    keys = jax.vmap(lambda k: jax.random.fold_in(KEY, k))(jnp.arange(12))
+    drawn = jax.vmap(lambda key: jax.random.normal(key, ()))(keys)
+    np.testing.assert_allclose(mean["noise"], drawn.mean(), rtol=1e-5)
+    with pytest.raises(ValueError, match="accumulate=5 does not divide a batch of 12"):
+        steps.gradient_step(mean_square, optimizer, before, batch, KEY, accumulate=5)

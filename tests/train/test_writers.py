@@ -85,3 +85,14 @@ def test_lines_of_a_killed_run_are_mended(tmp_path):
     lines = writers.read_metrics(tmp_path)
     assert [line.get("loss") for line in lines] == [4, 3, None, 2.5]
     writer.close()
+
+
+def test_only_process_0_writes(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(writers.jax, "process_index", lambda: 1)
+    with caplog.at_level("INFO"):
+        writer = writers.make_writer(tmp_path)
+        writer.write_scalars(1, {"loss": 2.0})
+        writer.write_videos(1, {"clip": np.zeros((2, 4, 4, 3), np.uint8)})
+        writer.flush()
+        writer.close()
+    assert not list(tmp_path.iterdir()) and not caplog.records

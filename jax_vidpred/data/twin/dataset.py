@@ -19,22 +19,22 @@ import contextlib
 import functools
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import pathlib
 import signal
 import sys
-import threading
 import types
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from jax_vidpred.data.lock import one_at_a_time
 from jax_vidpred.data.schema import SPLIT_STARTS, Annotation, DataError, split_of
 from jax_vidpred.data.twin.groundtruth import cast_segments
 from jax_vidpred.data.twin.physics import simulate
 from jax_vidpred.data.twin.render import Renderer
 from jax_vidpred.data.video_io import write_mp4, write_whole
+from jax_vidpred.data.workers import end_with_parent
 from jax_vidpred.ops.masks import encode_rle
 
 GENERATOR_VERSION = 1  # counts up when the same seed begins to give other bytes
@@ -58,6 +58,8 @@ def write_dataset(
 ) -> int:
     """Makes the videos that a folder lacks.
 
+    Processes that call it at once for one folder take turns.
+
     Args:
       out: the folder; made if need be. One that holds part of the same data set is
         completed, one that holds anything else is refused.
@@ -80,18 +82,19 @@ def write_dataset(
     ids = _video_ids(num_videos)
     _check_numbers(height, width, seed, num_workers)
     try:
-        _open_manifest(out, num_videos, height, width, seed)
-        missing = [video_id for video_id in ids if not _is_whole(out, video_id)]
-        whole = len(ids) - len(missing)
-        on_progress(whole, len(ids))
-        make = functools.partial(_make_video, out, height, width, seed)
-        num_workers = min(num_workers or available_cores(), len(missing))
-        # Closed at once, not when the last reference goes: an interrupted run must not
-        # return before its workers have.
-        with contextlib.closing(_results(make, missing, num_workers)) as results:
-            for _ in results:
-                whole += 1
-                on_progress(whole, len(ids))
+        with one_at_a_time(out):
+            _open_manifest(out, num_videos, height, width, seed)
+            missing = [video_id for video_id in ids if not _is_whole(out, video_id)]
+            whole = len(ids) - len(missing)
+            on_progress(whole, len(ids))
+            make = functools.partial(_make_video, out, height, width, seed)
+            num_workers = min(num_workers or available_cores(), len(missing))
+            # Closed at once, not when the last reference goes: an interrupted run must
+            # not return before its workers have.
+            with contextlib.closing(_results(make, missing, num_workers)) as results:
+                for _ in results:
+                    whole += 1
+                    on_progress(whole, len(ids))
     except KeyboardInterrupt:
         # The workers finished what they had begun.
         on_progress(sum(_is_whole(out, video_id) for video_id in ids), len(ids))
@@ -151,7 +154,7 @@ def _open_manifest(out, num_videos, height, width, seed):
             found = json.loads(path.read_text())
             before = {split: int(found["num_videos"][split]) for split in SPLIT_STARTS}
             found = {key: found[key] for key in identity}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{path}: damaged ({type(error).__name__}: {error});"
                 " delete the folder or choose another one"
@@ -313,9 +316,4 @@ def _worker_environment():
 def _begin_worker():
     """Leaves Ctrl-C to the parent process, and ends when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def end_with_parent():
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()

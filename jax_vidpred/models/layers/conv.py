@@ -36,8 +36,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.constant(self.bias), (self.features,))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        y = conv_ops.conv2d(x, kernel, self.stride)
-        return y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
+        return _biased(conv_ops.conv2d(x, kernel, self.stride), bias)
 
 
 class ConvTranspose(nn.Module):
@@ -47,11 +46,13 @@ class ConvTranspose(nn.Module):
       features: output channels.
       kernel: side of the square kernel; kernel - stride must be even.
       stride: factor of enlargement.
+      dtype: computation type; parameters stay float32.
     """
 
     features: int
     kernel: int = 4
     stride: int = 2
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
@@ -59,8 +60,14 @@ class ConvTranspose(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         padding = (self.kernel - self.stride) // 2
-        y = conv_ops.conv_transpose2d(x, kernel, self.stride, padding)
-        return y + jnp.broadcast_to(bias, y.shape)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return _biased(conv_ops.conv_transpose2d(x, kernel, self.stride, padding), bias)
+
+
+def _biased(y, bias):
+    # In float32, whatever y is: the bias's gradient is a sum over all places, and a sum
+    # of thousands in bfloat16 stands still once it is 256 times what is added.
+    return (y.astype(bias.dtype) + jnp.broadcast_to(bias, y.shape)).astype(y.dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -68,6 +75,10 @@ class ResidualBlock(nn.Module):
 
     A block that starts as the identity trains stably without normalisation (Zhang et
     al. 2019, Fixup), and normalisation is what costs time on a CPU.
+
+    Attributes:
+      features: channels between the convolutions.
+      dtype: computation type; parameters stay float32.
     """
 
     features: int

@@ -16,6 +16,7 @@ class ConvLSTMCell(nn.Module):
     Attributes:
       features: channels of hidden and cell state.
       forget_bias: added to the forget gate, so that memory lasts from the start.
+      dtype: computation type of the convolution; gates and state stay float32.
     """
 
     features: int

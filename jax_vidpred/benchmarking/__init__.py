@@ -1,0 +1,1 @@
+"""What `jax_vidpred.benchmark` measures and how it tells."""

@@ -1,0 +1,36 @@
+"""What systems show of themselves while they are trained."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jax_vidpred.data import schema
+from jax_vidpred.ops.image import to_float
+from jax_vidpred.train.protocol import Batch, Predictor
+from jax_vidpred.train.state import TrainState
+
+CONTEXT_BRIGHTNESS = 0.5  # so that one sees where the prediction begins
+
+
+def beside(
+    left: Float[Array, "b t h w 3"], right: Float[Array, "b t h w 3"]
+) -> Float[Array, "b t h 2*w 3"]:
+    """Two videos as one, the second to the right of the first."""
+    return jnp.concatenate([left, right], axis=3)
+
+
+def continuation(
+    system: Predictor,
+    state: TrainState,
+    batch: Batch,
+    rng: jax.Array,
+    *,
+    num_context: int,
+) -> Float[Array, "b t h 2*w 3"]:
+    """The true clip beside its context, dimmed, and what the system makes follow."""
+    video = to_float(batch[schema.VIDEO])
+    context, future = jnp.split(video, [num_context], 1)
+    params = {**state.frozen, **state.prediction_params}
+    predicted = system.predict(params, context, future.shape[1], rng).video
+    shown = jnp.concatenate([CONTEXT_BRIGHTNESS * context, predicted], 1)
+    return beside(video, shown)
