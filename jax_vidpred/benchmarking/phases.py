@@ -12,7 +12,8 @@ from jax_vidpred import systems
 from jax_vidpred.data import schema
 from jax_vidpred.data.source import STEP_KEYS, record_fields
 from jax_vidpred.train import rngs
-from jax_vidpred.train.flop import count_flop
+from jax_vidpred.train.flop import flop_of_program
+from jax_vidpred.train.loop import traced_step
 from jax_vidpred.train.mesh import Layout, make_layout
 from jax_vidpred.train.protocol import Stage, System
 from jax_vidpred.train.state import TrainState
@@ -115,23 +116,16 @@ def training_program(phase: Phase) -> tuple[Any, tuple, Row]:
       for it, of which it takes the state's buffers; `compile_seconds` and `flop` of a
       step of all devices.
     """
-    system, layout = phase.system, phase.layout
-
-    def step(state, frozen, batch, key):
-        rng = rngs.fold_in(key, state.step)
-        whole = state.replace(
-            params=layout.gathered(state.params), frozen=layout.gathered(frozen)
-        )
-        after, scalars = system.train_step(whole, batch, rng)
-        return after.replace(frozen={}), scalars
-
     # A copy, for the step takes its buffers and the phase keeps its own.
     now = jax.tree.map(lambda leaf: leaf.copy(), phase.state.replace(frozen={}))
-    where = jax.tree.map(lambda leaf: leaf.sharding, now), layout.replicated
-    key = jax.device_put(jax.random.key(0), layout.replicated)
-    args = now, phase.state.frozen, layout.put_batch(phase.batch), key
-    program, about = compiled(step, *args, donate_argnums=0, out_shardings=where)
-    return program, args, {**about, "flop": count_flop(step, *args)}
+    key = jax.device_put(jax.random.key(0), phase.layout.replicated)
+    args = now, phase.state.frozen, phase.layout.put_batch(phase.batch), key
+    began = time.perf_counter()
+    traced = traced_step(phase.system, phase.state, *args[2:], phase.layout)
+    program = traced.lower().compile()
+    seconds = time.perf_counter() - began
+    flop = flop_of_program(traced.jaxpr)
+    return program, args, {"compile_seconds": seconds, "flop": flop}
 
 
 def training_call(phase: Phase) -> tuple[Callable[[], Any], Row]:

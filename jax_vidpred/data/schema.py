@@ -21,6 +21,8 @@ COLLISION = "collision"  # [b, t-1] float32; number of collisions between t and 
 PAIRS = "pairs"  # [b, t-1, n, n] bool; who first touches whom between t and t+1
 VIDEO_ID = "video_id"  # [b] int32
 START = "start"  # [b] int32, the raw frame that the clip starts with
+# Added by the training step:
+ROW = "row"  # [b] int32, number of the example in the batch of all devices
 
 STATE_FEATURES = ("x", "y", "vx", "vy")  # world units; world units per simulated second
 MAX_OBJECTS = 6

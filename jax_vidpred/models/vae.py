@@ -28,9 +28,14 @@ class Gaussian(flax.struct.PyTreeNode):
     mean: Float[Array, "b h w c"]
     logvar: Float[Array, "b h w c"]
 
-    def sample(self, rng: PRNGKeyArray) -> Float[Array, "b h w c"]:
-        """mean + exp(logvar / 2) eps (Kingma & Welling 2014, section 2.4)."""
-        noise = jax.random.normal(rng, self.mean.shape, self.mean.dtype)
+    def sample(self, keys: PRNGKeyArray) -> Float[Array, "b h w c"]:
+        """mean + exp(logvar / 2) eps (Kingma & Welling 2014, section 2.4).
+
+        Args:
+          keys: [b], one for each image.
+        """
+        shape, dtype = self.mean.shape[1:], self.mean.dtype
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
         return self.mean + jnp.exp(self.logvar / 2) * noise
 
 

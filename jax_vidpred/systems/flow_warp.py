@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jax_vidpred.data import schema
 from jax_vidpred.losses import balance, flow
@@ -165,7 +165,9 @@ class FlowWarpSystem(Predictor):
         video = to_float(batch[schema.VIDEO])
         latents = self.vae.encode(params["vae"], video)
         ratio = self._teacher_forcing_ratio(state)
-        use_truth, steps = self._draw_roll_out(rng, video.shape[:2], ratio)
+        use_truth, steps = self._draw_roll_out(
+            rng, batch[schema.ROW], video.shape[1] - 1, ratio
+        )
         net = {"params": params["temporal"]}
         rollout = self.net.apply(net, latents[:, :-1], use_truth, method="rollout")
         # Targets are constants: else the joint phase could shrink the latent space.
@@ -191,10 +193,9 @@ class FlowWarpSystem(Predictor):
         else:
             total = balance.weighted_sum(terms, weights)
         if self.train_vae:
-            frames = video.reshape(-1, *video.shape[2:])
-            noise = rngs.fold_in(rng, "vae")
+            noise, rows = rngs.fold_in(rng, "vae"), batch[schema.ROW]
             loss, parts, _ = self.vae.loss(
-                params["vae"]["net"], frames, noise, state.step
+                params["vae"]["net"], video, rows, noise, state.step
             )
             total += self.vae_loss_weight * loss
             scalars |= {f"vae_{name}": value for name, value in parts.items()}
@@ -206,12 +207,16 @@ class FlowWarpSystem(Predictor):
         return schedules.teacher_forcing_ratio(state.step, **self.teacher_forcing)
 
     def _draw_roll_out(
-        self, rng: jax.Array, shape: tuple[int, int], ratio: Float[Array, ""]
+        self,
+        rng: jax.Array,
+        rows: Int[Array, "b"],
+        num_steps: int,
+        ratio: Float[Array, ""],
     ) -> tuple[Bool[Array, "b k"], Float[Array, "b k"]]:
         """Which steps see the truth, and which count in the loss."""
-        b, t = shape
-        k = jnp.broadcast_to(jnp.arange(t - 1), (b, t - 1))
-        coins = jax.random.uniform(rngs.fold_in(rng, "coins"), (b, t - 1)) < ratio
+        k = jnp.broadcast_to(jnp.arange(num_steps), (len(rows), num_steps))
+        keys = rngs.for_rows(rngs.fold_in(rng, "coins"), rows)
+        coins = jax.vmap(lambda key: jax.random.uniform(key, num_steps))(keys) < ratio
         horizon = jax.random.randint(
             rngs.fold_in(rng, "horizon"), (), self.min_future, self.num_future + 1
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jax_vidpred.data import schema
 from jax_vidpred.losses import kl, reconstruction
@@ -21,6 +21,7 @@ from jax_vidpred.ops import schedules
 from jax_vidpred.ops.image import to_float
 from jax_vidpred.systems import samples
 from jax_vidpred.systems.perceptual import Perceptual, named_perceptual
+from jax_vidpred.train import rngs
 from jax_vidpred.train.optim import make_optimizer
 from jax_vidpred.train.protocol import Batch, Scalars, System
 from jax_vidpred.train.state import TrainState
@@ -78,9 +79,10 @@ class VAESystem(System):
         self, state: TrainState, batch: Batch, rng: jax.Array
     ) -> tuple[TrainState, Scalars]:
         def loss_fn(params, batch, rng):
-            frames = to_float(batch[schema.VIDEO])
-            frames = frames.reshape(-1, *frames.shape[2:])
-            total, scalars, latent = self.loss(params["net"], frames, rng, state.step)
+            video, rows = to_float(batch[schema.VIDEO]), batch[schema.ROW]
+            total, scalars, latent = self.loss(
+                params["net"], video, rows, rng, state.step
+            )
             moments = latent.mean((0, 1, 2)), jnp.square(latent).mean((0, 1, 2))
             return total, scalars | {"moments": jax.lax.stop_gradient(moments)}
 
@@ -194,14 +196,22 @@ class VAELoss:
     def __call__(
         self,
         params: Any,
-        frames: Float[Array, "b h w 3"],
+        video: Float[Array, "b t h w 3"],
+        rows: Int[Array, "b"],
         rng: jax.Array,
         step: Array,
-    ) -> tuple[Float[Array, ""], Scalars, Float[Array, "b gh gw c"]]:
-        """Loss, its named terms, and the mean latents (unscaled)."""
-        variables = {"params": params}
+    ) -> tuple[Float[Array, ""], Scalars, Float[Array, "n gh gw c"]]:
+        """Loss, its named terms, and the mean latents (unscaled) of the n = b t frames.
+
+        `rows` are the numbers of the clips in the whole batch: each draws for itself.
+        """
+        variables, length = {"params": params}, video.shape[1]
+        frames = video.reshape(-1, *video.shape[2:])
+        frame_rows = jnp.repeat(rows, length) * length
+        frame_rows += jnp.tile(jnp.arange(length), len(rows))
         posterior = self.vae.apply(variables, frames, method="encode")
-        again = self.vae.apply(variables, posterior.sample(rng), method="decode")
+        latent = posterior.sample(rngs.for_rows(rng, frame_rows))
+        again = self.vae.apply(variables, latent, method="decode")
         beta = schedules.kl_weight(step, **self.annealing)
         terms = {
             "l1": reconstruction.l1(again, frames).mean(),

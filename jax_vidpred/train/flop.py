@@ -52,6 +52,8 @@ def _flop_of(jaxpr: Jaxpr) -> float:
             bodies = [_flop_of(body) for body in _bodies(params)]
             if name == "cond":  # one of the branches runs
                 total += max(bodies)
+            elif name == "shard_map":  # what each device does
+                total += sum(bodies) * params["mesh"].size
             elif bodies:
                 total += sum(bodies) * params.get("length", 1)
     return total

@@ -240,6 +240,37 @@ def train(
     return state
 
 
+def traced_step(
+    system: System,
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array,
+    layout: Layout,
+) -> jax.stages.Traced:
+    """The training step as the loop runs it, to be compiled.
+
+    It takes (state without frozen parameters, these, batch, key), of which the state's
+    buffers are used again, and gives (state, scalars).
+    """
+
+    def step(state, frozen, batch, key):
+        rng = rngs.fold_in(key, state.step)
+        # What a device keeps only a part of is collected to compute with.
+        whole = state.replace(
+            params=layout.gathered(state.params), frozen=layout.gathered(frozen)
+        )
+        after, scalars = system.train_step(whole, batch, rng)
+        # The loop counts, so that a system may take several gradient steps in one.
+        return after.replace(step=state.step + 1, frozen={}), scalars
+
+    bare = state.replace(frozen={})
+    where = jax.tree.map(lambda leaf: leaf.sharding, bare), layout.replicated
+    # Frozen parameters are a second argument because they are not donated.
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=where)
+    with jax.set_mesh(layout.mesh):  # `gradient_step` splits the batch over it
+        return compiled.trace(bare, state.frozen, batch, key)
+
+
 class _Steps:
     """The compiled training step, called with a bounded number of steps under way."""
 
@@ -251,28 +282,15 @@ class _Steps:
         seed: int,
         layout: Layout,
     ):
-        def step(state, frozen, batch, key):
-            rng = rngs.fold_in(key, state.step)
-            # What a device keeps only a part of is collected to compute with.
-            whole = state.replace(
-                params=layout.gathered(state.params), frozen=layout.gathered(frozen)
-            )
-            after, scalars = system.train_step(whole, batch, rng)
-            # The loop counts, so that a system may take several gradient steps in one.
-            return after.replace(step=state.step + 1, frozen={}), scalars
-
         self._layout = layout
         self._key = layout.born(
             lambda key: rngs.fold_in(key, "train"), jax.random.key(seed)
         )
-        bare = state.replace(frozen={})
-        where = jax.tree.map(lambda leaf: leaf.sharding, bare)
         self._in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()
         began = time.perf_counter()
-        # Frozen parameters are a second argument because they are not donated.
-        traced = jax.jit(
-            step, donate_argnums=0, out_shardings=(where, layout.replicated)
-        ).trace(bare, state.frozen, layout.put_batch(example), self._key)
+        traced = traced_step(
+            system, state, layout.put_batch(example), self._key, layout
+        )
         self.flop = flop_of_program(traced.jaxpr)
         self._step = traced.lower().compile()
         self.compile_seconds = time.perf_counter() - began

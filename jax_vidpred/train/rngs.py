@@ -15,6 +15,13 @@ def fold_in(rng: jax.Array, data: str | int | jax.Array) -> jax.Array:
     return jax.random.fold_in(rng, data)
 
 
+def for_rows(rng: jax.Array, rows: jax.Array) -> jax.Array:
+    """A key for each row [b] of a batch: what is drawn for an example by its own key is
+    the same, however the batch is split.
+    """
+    return jax.vmap(lambda row: jax.random.fold_in(rng, row))(rows)
+
+
 def for_step(seed: int, stream: str, step: int | jax.Array) -> jax.Array:
     """The key of one step of one stream, for example `for_step(0, "train", 17)`."""
     return fold_in(fold_in(jax.random.key(seed), stream), step)

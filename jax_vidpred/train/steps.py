@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from jax_vidpred.train import rngs
+from jax_vidpred.data.schema import ROW
 from jax_vidpred.train.optim import find_learning_rate
 from jax_vidpred.train.protocol import Batch, Scalars
 from jax_vidpred.train.state import TrainState
@@ -28,14 +29,14 @@ def gradient_step(
 
     Args:
       loss_fn: parameters, batch, key -> (loss, named scalars to log), both means over
-        the examples of the batch.
+        the examples of the batch; called for parts of it. The batch has ROW besides:
+        what is drawn for each example is drawn by `rngs.for_rows`.
       optimizer: the one that made `state.opt_state`.
       state: before the update.
       batch: arrays [b, ...].
       rng: for `loss_fn`.
       accumulate: parts that the batch is cut into and that are worked on one after the
         other, to need the memory of one; their gradients and scalars are averaged.
-        Each part has its own key, so what is drawn differs from `accumulate=1`.
       ema_decay: of the moving average of the parameters; None keeps no average. The
         decay warms up as (1 + step) / (10 + step), so that the random start is
         forgotten early.
@@ -55,13 +56,16 @@ def gradient_step(
             f" {'without' if state.ema is None else 'with'} an average;"
             " pass TrainState.create(..., ema=ema_decay is not None)"
         )
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    if accumulate == 1:
-        (loss, scalars), gradients = gradient(state.params, batch, rng)
-    else:
-        (loss, scalars), gradients = _mean_over_parts(
-            lambda part, key: gradient(state.params, part, key), batch, rng, accumulate
-        )
+
+    def gradient(params, batch, rng):
+        def of_part(part):
+            return jax.value_and_grad(loss_fn, has_aux=True)(params, part, rng)
+
+        return _mean_over_parts(of_part, batch, accumulate)
+
+    size = next(iter(batch.values())).shape[0]
+    batch = {**batch, ROW: jnp.arange(size)}
+    (loss, scalars), gradients = _mean_over_devices(gradient, state.params, batch, rng)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -84,32 +88,47 @@ def gradient_step(
     return state, scalars
 
 
-def _mean_over_parts(
-    function: Callable[[Batch, jax.Array], Any],
-    batch: Batch,
-    rng: jax.Array,
-    count: int,
+def _mean_over_devices(
+    function: Callable[..., Any], params: Any, batch: Batch, rng: jax.Array
 ) -> Any:
+    """Mean of what a function of (params, batch, rng) gives on the part of each device.
+
+    Each device computes with its own examples and parameters that are whole; only the
+    result is exchanged. Left to itself, XLA sums the gradient over devices in each turn
+    of a loop over time.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function(params, batch, rng)
+    axes, everywhere = tuple(mesh.axis_names), PartitionSpec()
+    return jax.shard_map(
+        lambda *arguments: jax.lax.pmean(function(*arguments), axes),
+        in_specs=(everywhere, PartitionSpec(axes), everywhere),
+        out_specs=everywhere,
+        check_vma=False,
+    )(params, batch, rng)
+
+
+def _mean_over_parts(function: Callable[[Batch], Any], batch: Batch, count: int) -> Any:
     """Mean of what a function gives for each of `count` parts of a batch."""
+    if count == 1:
+        return function(batch)
     size = next(iter(batch.values())).shape[0]
     if size % count:
         raise ValueError(
             f"train.accumulate={count} does not divide a batch of {size} examples;"
             " choose a divisor"
         )
+    parts = {
+        key: array.reshape(count, size // count, *array.shape[1:])
+        for key, array in batch.items()
+    }
 
-    def part(index):
-        # Every count-th example: each device takes its part from its own examples.
-        return {
-            key: array.reshape(size // count, count, *array.shape[1:])[:, index]
-            for key, array in batch.items()
-        }
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, function(part)), None
 
-    def add(total, index):
-        one = function(part(index), rngs.fold_in(rng, index))
-        return jax.tree.map(jnp.add, total, one), None
-
-    shapes = jax.eval_shape(function, part(0), rng)
+    first = {key: array[0] for key, array in parts.items()}
+    shapes = jax.eval_shape(function, first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, jnp.arange(count))
+    total, _ = jax.lax.scan(add, zeros, parts)
     return jax.tree.map(lambda leaf: leaf / count, total)

@@ -107,7 +107,7 @@ def test_sample_has_mean_and_standard_deviation():
     mean = jnp.array([3.0, -1.0]).reshape(1, 1, 1, 2)
     logvar = jnp.array([-2.0, 1.0]).reshape(1, 1, 1, 2)
     many = Gaussian(*(jnp.broadcast_to(a, (1, 200, 200, 2)) for a in (mean, logvar)))
-    drawn = many.sample(KEY)
+    drawn = many.sample(KEY[None])
     # 40,000 draws: standard error 0.5 % of the deviation.
     deviation = np.exp(np.asarray(logvar).ravel() / 2)
     np.testing.assert_allclose(drawn.std((0, 1, 2)), deviation, rtol=0.02)

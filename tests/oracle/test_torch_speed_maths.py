@@ -88,7 +88,10 @@ def assert_same(loss, params, names, expected, rel=1e-4):
 def noise(rng, frames, latent_channels, stride):
     n, h, w, _ = frames
     shape = (n, h // stride, w // stride, latent_channels)
-    return twin.tensor(jax.random.normal(rng, shape)).permute(0, 3, 1, 2)
+    drawn = [
+        jax.random.normal(key, shape[1:]) for key in rngs.for_rows(rng, jnp.arange(n))
+    ]
+    return twin.tensor(jnp.stack(drawn)).permute(0, 3, 1, 2)
 
 
 def test_vae(phases, config):

@@ -108,7 +108,9 @@ def test_next_phase_starts_where_the_last_one_ended(
 
 def draw(system, ratio, seed, t=10):
     rng = jax.random.key(seed)
-    use_truth, steps = system._draw_roll_out(rng, (4, t), jnp.float32(ratio))
+    use_truth, steps = system._draw_roll_out(
+        rng, jnp.arange(4), t - 1, jnp.float32(ratio)
+    )
     return np.asarray(use_truth), np.asarray(steps)
 
 

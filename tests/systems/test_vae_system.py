@@ -99,12 +99,13 @@ class Copy:
 
 
 NONE = {"kind": "none", "num_steps": 1}
-FRAMES = jnp.full((3, 4, 4, 3), 0.3)
+VIDEO = jnp.full((1, 3, 4, 4, 3), 0.3)
+FRAMES = VIDEO[0]
 
 
 def loss_of_copy(step=0, **options):
     loss = VAELoss(Copy(), **options)
-    return loss({}, FRAMES, jax.random.key(0), jnp.int32(step))
+    return loss({}, VIDEO, jnp.arange(1), jax.random.key(0), jnp.int32(step))
 
 
 def test_noise_enters_the_reconstruction():
@@ -113,6 +114,19 @@ def test_noise_enters_the_reconstruction():
     assert float(terms["l1"]) == pytest.approx(0.8, abs=0.15)
     assert float(total) == pytest.approx(2 * float(terms["l1"]))
     np.testing.assert_array_equal(latent, FRAMES)
+
+
+def test_a_clip_draws_the_same_noise_in_any_part_of_a_batch():
+    loss = VAELoss(Copy(), l1=1.0, kl=0.0, annealing=NONE)
+    videos, key = jnp.zeros((4, 3, 4, 4, 3)), jax.random.key(0)
+
+    def drawn(part):
+        _, terms, _ = loss({}, videos[part], jnp.arange(4)[part], key, jnp.int32(0))
+        return float(terms["l1"])
+
+    parts = [drawn(slice(k, k + 1)) for k in range(4)]
+    assert len(set(parts)) == 4
+    assert drawn(slice(None)) == pytest.approx(np.mean(parts), rel=1e-6)
 
 
 def test_perceptual_term_is_a_function_that_is_called_only_with_weight():

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jax_vidpred.train import optim, state, steps
+from jax_vidpred.data import schema
+from jax_vidpred.train import optim, rngs, state, steps
 
 BATCH, KEY = {"video_id": jnp.zeros(2)}, jax.random.key(0)
 
@@ -85,9 +86,11 @@ def test_learning_rate_is_reported_and_state_can_be_donated():
 
 
 def mean_square(params, batch, rng):
-    noise = jax.random.normal(rng, ())
+    once = jax.random.normal(rng, ())
+    keys = rngs.for_rows(rng, batch[schema.ROW])
+    each = jnp.mean(jax.vmap(lambda key: jax.random.normal(key, ()))(keys))
     loss = jnp.mean((batch["x"] @ params["x"]) ** 2)
-    return loss, {"mean": jnp.mean(batch["x"]), "noise": noise}
+    return loss, {"mean": jnp.mean(batch["x"]), "once": once, "each": each}
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole():
@@ -101,9 +104,9 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
         np.testing.assert_allclose(parts.params["x"], whole.params["x"], rtol=1e-6)
         for name in ("loss", "gradient_norm", "mean"):
             np.testing.assert_allclose(mean[name], scalars[name], rtol=1e-5)
-    # Each part draws for itself: the mean of twelve is not one of them.
-    keys = jax.vmap(lambda k: jax.random.fold_in(KEY, k))(jnp.arange(12))
-    drawn = jax.vmap(lambda key: jax.random.normal(key, ()))(keys)
-    np.testing.assert_allclose(mean["noise"], drawn.mean(), rtol=1e-5)
+        # What is drawn once is the same for all parts; what is drawn for an example
+        # follows from its row.
+        for name in ("once", "each"):
+            np.testing.assert_allclose(mean[name], scalars[name], rtol=1e-5)
     with pytest.raises(ValueError, match="accumulate=5 does not divide a batch of 12"):
         steps.gradient_step(mean_square, optimizer, before, batch, KEY, accumulate=5)
