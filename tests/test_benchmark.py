@@ -99,23 +99,37 @@ def test_the_parts_that_compile_long(monkeypatch):
 def test_scaling(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(ROOT)
-    line = ["--config", "configs/vae.py:smoke", "--parts", "scaling"]
+    # Its temporal step has loops over time, in which nothing may be exchanged.
+    line = ["--config", "configs/temporal.py:smoke", "--parts", "scaling"]
     assert benchmark.main(line) == 0
     said = capsys.readouterr()
     report = json.loads(said.out)
     assert report["measurements"] == {}
-    assert list(report["scaling"]) == ["vae, data parallel", "vae, fsdp"]
+    rows = report["scaling"]
+    names = ("vae, data parallel", "temporal, data parallel", "vae, fsdp")
+    assert list(rows) == [*names, "temporal, fsdp"]
     assert "TPU v5e" in said.err and "vae, fsdp" in said.err
-    parallel, sharded = report["scaling"].values()
-    # Every parameter's gradient crosses once, and a few sums besides.
-    config = phases.read_config("configs/vae.py:smoke")
-    (phase,) = phases.build_phases(config)
-    params = sum(leaf.nbytes for leaf in jax.tree.leaves(phase.state.params))
-    assert list(parallel["bytes"]) == ["all-reduce"]
-    assert params <= parallel["bytes"]["all-reduce"] < 1.01 * params
-    # Parameters are collected; small ones every device keeps.
-    assert 0.8 * params < sharded["bytes"]["all-gather"] <= 2 * params
-    assert sharded["gflop"] == pytest.approx(parallel["gflop"])
+    config = phases.read_config("configs/temporal.py:smoke")
+    for name, phase in zip(phases.PHASES, phases.build_phases(config), strict=False):
+        parallel, sharded = rows[f"{name}, data parallel"], rows[f"{name}, fsdp"]
+        trained, all_of_it = (
+            sum(leaf.nbytes for leaf in jax.tree.leaves(parameters))
+            for parameters in (phase.state.params, phase.params)
+        )
+        # One sum in a step: the gradients, and a few scalars with them.
+        assert list(parallel["sent"]) == ["all-reduce"]
+        assert parallel["sent"]["all-reduce"]["count"] == 1
+        size = parallel["sent"]["all-reduce"]["bytes"]
+        assert trained <= size < 1.01 * trained
+        # The same; besides, norms, and parameters are collected. Small ones every
+        # device keeps.
+        assert sharded["sent"].keys() == {"all-reduce", "all-gather"}
+        assert sharded["sent"]["all-reduce"]["count"] <= 2
+        assert trained <= sharded["sent"]["all-reduce"]["bytes"] < 1.01 * trained
+        collected = sharded["sent"]["all-gather"]
+        assert 0.8 * all_of_it < collected["bytes"] <= all_of_it
+        assert collected["count"] <= len(jax.tree.leaves(phase.params))
+        assert sharded["gflop"] == pytest.approx(parallel["gflop"])
 
 
 @pytest.mark.parametrize(

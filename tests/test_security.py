@@ -84,6 +84,7 @@ def test_loading_a_work_directory_runs_nothing_of_it(smoke_workdir, tmp_path):
                 sums.unlink()  # who tampers would make them again
     assert len(tampered) > 3
     environment = {k: v for k, v in os.environ.items() if "COMPILATION" not in k}
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *sys.path])
     run = subprocess.run(
         [sys.executable, "-c", AUDITED, whole, *tampered],

@@ -7,7 +7,7 @@ one that was written.
 import dataclasses
 import math
 import re
-from typing import Any
+from collections.abc import Sequence
 
 KINDS = (
     *("all-reduce", "all-gather", "reduce-scatter"),
@@ -31,34 +31,28 @@ class Collective:
         each device gives to an all-reduce, all-to-all or collective-permute, what it
         gives to a reduce-scatter, what it has after an all-gather.
       times: how often it runs in a call of the program.
-      is_exact: False in a loop whose length the text does not tell; there `times` takes
-        the loop as one turn.
     """
 
     kind: str
     num_bytes: int
-    times: int
-    is_exact: bool
+    times: int = 1
 
 
-def collective_bytes(compiled: Any) -> dict[str, int]:
-    """Bytes per device and call of a compiled program, by kind of collective.
+def totals(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
+    """Of a call of the program, by kind of collective.
 
     Args:
-      compiled: what `jax.jit(f).lower(...).compile()` gives.
+      found: what `collectives` gives.
 
     Returns:
-      kind -> sum of `Collective.num_bytes * times`, kinds that occur; and, where some
-      are in loops of unknown length, "counted once": their part of the sums.
+      kind -> `count`, and `bytes`, the sum of `num_bytes`; kinds that occur.
     """
-    found = collectives(compiled.as_text())
-    sums = {
-        kind: sum(one.num_bytes * one.times for one in found if one.kind == kind)
-        for kind in KINDS
-        if any(one.kind == kind for one in found)
-    }
-    unknown = sum(one.num_bytes * one.times for one in found if not one.is_exact)
-    return sums | ({"counted once": unknown} if unknown else {})
+    sums = {}
+    for one in found:
+        of_kind = sums.setdefault(one.kind, {"count": 0, "bytes": 0})
+        of_kind["count"] += one.times
+        of_kind["bytes"] += one.num_bytes * one.times
+    return sums
 
 
 def collectives(text: str) -> list[Collective]:
@@ -66,6 +60,9 @@ def collectives(text: str) -> list[Collective]:
 
     An asynchronous one is counted where it is done. Of the branches of a conditional,
     that with the most bytes counts.
+
+    Raises:
+      ValueError: no compiled program; a collective in a loop of unknown length.
     """
     bodies, entry = _computations(text)
     devices = math.prod(
@@ -102,7 +99,7 @@ def _of_computation(name, bodies, devices) -> list[Collective]:
                 size = _num_bytes(instruction["type"])
                 if kind == "reduce-scatter":
                     size *= _group_size(line, devices)
-                found.append(Collective(kind, size, 1, True))
+                found.append(Collective(kind, size))
         elif op == "while":
             found += _loop(line, bodies, devices)
         elif op == "conditional":
@@ -114,16 +111,18 @@ def _of_computation(name, bodies, devices) -> list[Collective]:
 
 
 def _loop(line, bodies, devices) -> list[Collective]:
-    trips = _TRIPS.search(line)
-    return [
-        dataclasses.replace(
-            one,
-            times=one.times * int(trips[1] if trips else 1),
-            is_exact=one.is_exact and trips is not None,
-        )
+    found = [
+        one
         for name in _names(line, "body|condition")
         for one in _of_computation(name, bodies, devices)
     ]
+    trips = _TRIPS.search(line)
+    if found and trips is None:
+        raise ValueError(
+            f"a loop of unknown length has {found[0].kind} in it, so that what is sent"
+            " cannot be counted; exchange after the loop, or loop by jax.lax.scan"
+        )
+    return [dataclasses.replace(one, times=one.times * int(trips[1])) for one in found]
 
 
 def _longest_branch(line, bodies, devices) -> list[Collective]:

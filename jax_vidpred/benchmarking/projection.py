@@ -17,10 +17,8 @@ sum. Efficiency lies
     from t_compute / (t_compute + t_sent)     nothing is sent while computing
     to   t_compute / max(t_compute, t_sent)   all is
 
-Two sums are told. `as_compiled` takes the program as it is, each collective by itself.
-`joined` has one collective for all of a kind, and sums over devices that were in a loop
-once after it: compilers for GPUs do both where they find that they can, the CPU's, that
-was asked, does not. Loading of data and differences between devices are left out.
+Each collective of the program counts by itself. Loading of data and differences between
+devices are left out.
 """
 
 import math
@@ -94,15 +92,6 @@ def _seconds(one: Collective, n: int, interconnect: Interconnect) -> float:
     return passes * ((n - 1) / n * one.num_bytes / bandwidth + rounds * latency)
 
 
-def joined(sent: Sequence[Collective]) -> list[Collective]:
-    """The same at best: sums of a loop after it, one collective for all of a kind."""
-    sums: dict[tuple[str, int], int] = {}
-    for one in sent:
-        key = one.kind, 1 if one.kind == "all-reduce" else one.times
-        sums[key] = sums.get(key, 0) + one.num_bytes
-    return [Collective(kind, size, times, True) for (kind, times), size in sums.items()]
-
-
 def efficiency(compute: float, sent: float) -> tuple[float, float]:
     """Share of n times one device's speed: at least, at most; from seconds."""
     return compute / (compute + sent), compute / max(compute, sent)
@@ -116,18 +105,20 @@ def project(flop: float, sent: Sequence[Collective]) -> dict[str, dict[str, Any]
       sent: the collectives of a step.
 
     Returns:
-      name of the interconnect -> `device`, `compute_ms`, `joined` and `as_compiled`:
-      number of devices (as text, for JSON) -> [at least, at most].
+      name of the interconnect -> `device`, `compute_ms` and `efficiency`: number of
+      devices (as text, for JSON) -> (at least, at most).
     """
     rows = {}
     for name, interconnect in INTERCONNECTS.items():
         compute = compute_seconds(flop, interconnect)
-        rows[name] = {"device": interconnect.device, "compute_ms": compute * 1e3}
-        for case, messages in {"joined": joined(sent), "as_compiled": sent}.items():
-            rows[name][case] = {
-                str(n): efficiency(compute, sent_seconds(messages, n, interconnect))
+        rows[name] = {
+            "device": interconnect.device,
+            "compute_ms": compute * 1e3,
+            "efficiency": {
+                str(n): efficiency(compute, sent_seconds(sent, n, interconnect))
                 for n in SIZES
-            }
+            },
+        }
     return rows
 
 
@@ -135,14 +126,15 @@ def table(scaling: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
     """Rows of `scaling.measure_scaling`, one line for each interconnect."""
     shown = rich.table.Table(box=None)
     shown.add_column("weak scaling, efficiency in %", no_wrap=True)
-    columns = ("compute ms", *(f"{n} devices" for n in SIZES), "as compiled: 8")
-    for column in columns:
+    for column in ("compute ms", *(f"{n} devices" for n in SIZES)):
         shown.add_column(column, justify="right", no_wrap=True)
     for name, row in scaling.items():
-        sent = ", ".join(f"{k} {v / 1e6:.2f} MB" for k, v in row["bytes"].items())
-        shown.add_row(f"{name}: {row['gflop']:.1f} GFLOP a device; {sent}")
+        shown.add_row(f"{name}: {row['gflop']:.1f} GFLOP a device")
+        for kind, of_kind in row["sent"].items():
+            size = of_kind["bytes"] / 1e6
+            shown.add_row(f"  {of_kind['count']} x {kind}, {size:.2f} MB in all")
         for interconnect, one in row["projection"].items():
-            ranges = [*one["joined"].values(), one["as_compiled"]["8"]]
+            ranges = one["efficiency"].values()
             shown.add_row(
                 f"  {interconnect} ({one['device']})",
                 f"{one['compute_ms']:.3f}",

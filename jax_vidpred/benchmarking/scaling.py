@@ -5,11 +5,10 @@
 prints them as JSON: the number of a CPU's devices is fixed when JAX starts, so this is
 a process of its own. The steps are compiled and not run.
 
-All of XLA's compilers place collectives in the same way, and then improve on it; the
-CPU's does least. It has no reduce-scatter, so that under `fsdp` gradients are
-all-reduced whole, twice of what need be sent; it leaves a sum over devices in a loop
-where it could come after; and it sends bfloat16 as float32. So the bytes are the most
-that GPUs and TPUs would exchange.
+XLA's compiler for CPUs is asked. It has no reduce-scatter, so that under `fsdp` the
+gradients are all-reduced whole, twice of what need be sent; it collects each parameter
+by itself; and it sends bfloat16 as float32. Those for GPUs and TPUs have passes for all
+three. So efficiency under `fsdp` is a cautious guess.
 """
 
 import dataclasses
@@ -20,11 +19,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from jax_vidpred.benchmarking.collectives import (
-    Collective,
-    collective_bytes,
-    collectives,
-)
+from jax_vidpred.benchmarking.collectives import Collective, collectives, totals
 from jax_vidpred.benchmarking.phases import (
     PHASES,
     build_phases,
@@ -55,8 +50,8 @@ def measure_scaling(path: str) -> dict[str, dict[str, Any]]:
         examples as the config gives to all.
 
     Returns:
-      "PHASE, MESH" -> `gflop` of a device; `bytes`, see `collective_bytes`;
-      `collectives`, how many a step has; `projection`, see `projection.project`.
+      "PHASE, MESH" -> `gflop` of a device and step; `sent` in a step, see
+      `collectives.totals`; `projection`, see `projection.project`.
 
     Raises:
       ValueError: the process that compiles has failed.
@@ -79,8 +74,7 @@ def measure_scaling(path: str) -> dict[str, dict[str, Any]]:
         sent = [Collective(**one) for one in row["sent"]]
         rows[name] = {
             "gflop": row["flop"] / 1e9,
-            "bytes": row["bytes"],
-            "collectives": sum(one.times for one in sent),
+            "sent": totals(sent),
             "projection": project(row["flop"], sent),
         }
     return rows
@@ -106,12 +100,10 @@ def _compile_all(path: str) -> dict[str, dict[str, Any]]:
         phases = build_phases(_widened(config, mesh))
         for name, phase in zip(PHASES, phases, strict=False):
             program, _, about = training_program(phase)
+            sent = collectives(program.as_text())
             rows[f"{name}, {mesh_name}"] = {
                 "flop": about["flop"] / NUM_DEVICES,
-                "bytes": collective_bytes(program),
-                "sent": [
-                    dataclasses.asdict(one) for one in collectives(program.as_text())
-                ],
+                "sent": [dataclasses.asdict(one) for one in sent],
             }
     return rows
 

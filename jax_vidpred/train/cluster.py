@@ -97,7 +97,6 @@ def check_same(**facts: str) -> None:
     client = distributed.global_state.client
     if jax.process_index() == 0:
         client.key_value_set(_KEY + "facts", json.dumps(facts))
-        return
     wanted = json.loads(client.blocking_key_value_get(_KEY + "facts", _DAY * 1000))
     for name, value in facts.items():
         if wanted.get(name) != value:
@@ -106,6 +105,7 @@ def check_same(**facts: str) -> None:
                 f" {name} ({_difference(value, wanted.get(name))}); start all processes"
                 " with the same line and the same version"
             )
+    client.wait_at_barrier(_KEY + "same", _DAY * 1000)  # nobody begins before
 
 
 @contextlib.contextmanager

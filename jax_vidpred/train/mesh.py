@@ -110,7 +110,7 @@ class Layout:
             raise ValueError(
                 f"{what}={size} cannot be dealt evenly to {self.mesh.size} devices"
                 f" ({jax.process_count()} processes); choose a multiple of"
-                f" {self.mesh.size}"
+                f" {self.mesh.size}, or fewer devices (config.mesh.data)"
             )
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -225,7 +225,8 @@ def enable_compilation_cache() -> None:
     try:
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         folder = pathlib.Path(home).absolute() / "jax_vidpred"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, parents=True)
     except (OSError, RuntimeError):
         return  # no home, or one that cannot be written: compile each time
     jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -9,8 +9,8 @@ import pytest
 
 from jax_vidpred.benchmarking.collectives import (
     Collective,
-    collective_bytes,
     collectives,
+    totals,
 )
 
 HEAD = "HloModule jit_step, is_scheduled=true, replica_count=1, num_partitions=8\n\n"
@@ -24,13 +24,6 @@ def program(*lines, before=""):
 def computation(name, *lines):
     body = "\n".join(f"  {line}" for line in lines)
     return f"%{name} (arg: (s32[], f32[4])) -> (s32[], f32[4]) {{\n{body}\n}}\n\n"
-
-
-class Compiled:
-    """Stands for a compiled program."""
-
-    def __init__(self, text):
-        self.as_text = lambda: text
 
 
 @pytest.mark.parametrize(
@@ -86,7 +79,7 @@ class Compiled:
     ],
 )
 def test_one_instruction(line, kind, num_bytes):
-    assert collectives(program(line)) == [Collective(kind, num_bytes, 1, True)]
+    assert collectives(program(line)) == [Collective(kind, num_bytes)]
 
 
 def test_what_is_asynchronous_counts_once():
@@ -100,11 +93,11 @@ def test_what_is_asynchronous_counts_once():
         "%ad = f32[2]{0} async-done(%as), calls=%wrapped",
         before=computation("wrapped", "%r = f32[2]{0} reduce-scatter(%x)"),
     )
-    assert collective_bytes(Compiled(text)) == {
-        "all-gather": 32 * 4,
-        "reduce-scatter": 2 * 4 * 8,
-        "collective-permute": 4 * 4,
-    }
+    assert collectives(text) == [
+        Collective("all-gather", 32 * 4),
+        Collective("collective-permute", 4 * 4),
+        Collective("reduce-scatter", 2 * 4 * 8),
+    ]
 
 
 def test_loops_count_every_turn_also_in_each_other():
@@ -121,22 +114,38 @@ def test_loops_count_every_turn_also_in_each_other():
         before=inner + outer + computation("less", "%p = pred[] compare(%i, %n)"),
     )
     assert collectives(text) == [
-        Collective("all-gather", 40, 5, True),
-        Collective("all-reduce", 16, 15, True),
+        Collective("all-gather", 40, 5),
+        Collective("all-reduce", 16, 15),
     ]
-    sums = {"all-reduce": 16 * 15, "all-gather": 40 * 5}
-    assert collective_bytes(Compiled(text)) == sums
 
 
-def test_loop_of_unknown_length_is_told():
+def test_totals_by_kind():
+    found = [
+        Collective("all-reduce", 8),
+        Collective("all-gather", 40, 5),
+        Collective("all-reduce", 16, 15),
+    ]
+    assert totals(found) == {
+        "all-reduce": {"count": 16, "bytes": 8 + 16 * 15},
+        "all-gather": {"count": 5, "bytes": 40 * 5},
+    }
+    assert totals([]) == {}
+
+
+@pytest.mark.parametrize("where", ["body", "condition"])
+def test_loop_of_unknown_length(where):
+    other = {"body": "condition", "condition": "body"}[where]
     text = program(
-        "%a = f32[2]{0} all-reduce(%x), to_apply=%add",
-        "ROOT %w = (s32[], f32[4]{0}) while(%t), condition=%body, body=%body",
-        before=computation("body", "%a = f32[4]{0} all-reduce(%x), to_apply=%add"),
+        f"ROOT %w = (s32[], f32[4]{{0}}) while(%t), {other}=%none, {where}=%sum",
+        before=computation("sum", "%a = f32[4]{0} all-reduce(%x), to_apply=%add")
+        + computation("none", "%p = pred[] compare(%i, %n)"),
     )
-    # The condition is looked into as well as the body.
-    told = collective_bytes(Compiled(text))
-    assert told == {"all-reduce": 8 + 16 + 16, "counted once": 32}
+    with pytest.raises(ValueError, match="unknown length has all-reduce in it"):
+        collectives(text)
+    # Nothing in it: nobody need know its length.
+    assert (
+        collectives(text.replace("%sum,", "%none,").replace("%sum\n", "%none\n")) == []
+    )
 
 
 def test_calls_and_the_larger_branch():
@@ -147,7 +156,8 @@ def test_calls_and_the_larger_branch():
         "%d = f32[4]{0} conditional(%i, %x, %x), branch_computations={%small, %large}",
         before=small + large,
     )
-    assert collective_bytes(Compiled(text)) == {"all-reduce": 4, "all-gather": 36}
+    found = [Collective("all-reduce", 4), Collective("all-gather", 36)]
+    assert collectives(text) == found
 
 
 def test_names_that_only_look_like_collectives():
@@ -168,7 +178,7 @@ SCRIPT = """
 import jax, json
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from jax_vidpred.benchmarking.collectives import collective_bytes
+from jax_vidpred.benchmarking.collectives import collectives, totals
 
 mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
@@ -190,7 +200,7 @@ found = [
     over_devices(in_loop, P("data")),
     jax.jit(lambda x: x, out_shardings=whole).lower(split).compile(),
 ]
-print(json.dumps([collective_bytes(one) for one in found]))
+print(json.dumps([totals(collectives(one.as_text())) for one in found]))
 """
 
 
@@ -207,6 +217,6 @@ def test_programs_of_eight_devices():
     assert result.returncode == 0, result.stderr
     summed, looped, gathered = json.loads(result.stdout)
     # Each device gives its row of 6 numbers to the sum, in the loop seven times.
-    assert summed == {"all-reduce": 6 * 4}
-    assert looped == {"all-reduce": 7 * 6 * 4}
-    assert gathered == {"all-gather": 16 * 5 * 4}
+    assert summed == {"all-reduce": {"count": 1, "bytes": 6 * 4}}
+    assert looped == {"all-reduce": {"count": 7, "bytes": 7 * 6 * 4}}
+    assert gathered == {"all-gather": {"count": 1, "bytes": 16 * 5 * 4}}

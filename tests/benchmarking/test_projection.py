@@ -1,17 +1,21 @@
 """Expected efficiency of many devices, by hand."""
 
-import pytest
+import io
 
+import pytest
+import rich.console
+
+from jax_vidpred.benchmark import MIN_WIDTH
 from jax_vidpred.benchmarking import projection, scaling
 from jax_vidpred.benchmarking.collectives import Collective
-from jax_vidpred.benchmarking.projection import Interconnect, joined, sent_seconds
+from jax_vidpred.benchmarking.projection import Interconnect, sent_seconds
 
 # 1 GB/s, 1 ms for a round; 1 GFLOP takes 2.5 s at 0.4 of 1 GFLOP/s.
 TOY = Interconnect(bandwidth=1e9, latency=1e-3, device="toy", peak=1e9)
 
 
 def gigabyte(kind, times=1):
-    return Collective(kind, 10**9, times, True)
+    return Collective(kind, 10**9, times)
 
 
 def test_computing_by_hand():
@@ -40,29 +44,36 @@ def test_efficiency_by_hand():
     assert projection.efficiency(1.0, 4.0) == (0.2, 0.25)
 
 
-def test_what_can_be_joined():
-    sent = [
-        Collective("all-reduce", 10, 1, True),
-        Collective("all-reduce", 7, 21, True),  # comes after its loop
-        Collective("all-gather", 5, 1, True),
-        Collective("all-gather", 6, 1, True),
-        Collective("all-gather", 8, 3, True),  # its loop needs it
-    ]
-    assert joined(sent) == [
-        Collective("all-reduce", 17, 1, True),
-        Collective("all-gather", 11, 1, True),
-        Collective("all-gather", 8, 3, True),
-    ]
-
-
 def test_more_devices_are_never_more_efficient():
-    sent = [Collective("all-reduce", 10**7, 3, True)]
-    for row in projection.project(1e11, sent).values():
-        for case in ("joined", "as_compiled"):
-            ranges = list(row[case].values())
-            assert all(0 < least <= most <= 1 for least, most in ranges)
-            assert ranges == sorted(ranges, reverse=True)
-        assert row["as_compiled"]["8"] <= row["joined"]["8"]
+    sent = [Collective("all-reduce", 10**7, 3)]
+    rows = projection.project(1e11, sent)
+    assert rows.keys() == projection.INTERCONNECTS.keys()
+    for name, row in rows.items():
+        assert row["device"] == projection.INTERCONNECTS[name].device
+        ranges = list(row["efficiency"].values())
+        assert all(0 < least < most <= 1 for least, most in ranges)
+        assert ranges == sorted(ranges, reverse=True)
+        seconds = sent_seconds(sent, 8, projection.INTERCONNECTS[name])
+        share = row["compute_ms"] / (row["compute_ms"] + seconds * 1e3)
+        assert row["efficiency"]["8"][0] == pytest.approx(share)
+
+
+def test_table_shows_all_of_its_text():
+    row = {
+        "gflop": 205.12,
+        "sent": {
+            "all-reduce": {"count": 2, "bytes": 2_405_020},
+            "all-gather": {"count": 20, "bytes": 2_356_736},
+        },
+        "projection": projection.project(1e12, []),
+    }
+    console = rich.console.Console(width=MIN_WIDTH, file=io.StringIO())
+    console.print(projection.table({"joint, data parallel": row}))
+    shown = console.file.getvalue()
+    assert "\u2026" not in shown  # where rich cuts a cell
+    assert "joint, data parallel: 205.1 GFLOP a device" in shown
+    assert "20 x all-gather, 2.36 MB in all" in shown
+    assert shown.count("100 to 100") == 3 * len(projection.INTERCONNECTS)
 
 
 def test_every_device_gets_the_batch_of_the_config():

@@ -159,3 +159,34 @@ def test_silent_process_ends_the_others(port, silent):
     assert status == cluster.LOST
     assert f"process {silent}" in text and "is silent for 3 s" in text
     assert text.count("\n") == 1
+
+
+MEET = """
+import jax
+from jax_vidpred.train import cluster
+cluster.join(timeout=60)
+print("here is", jax.process_index(), "of", jax.process_count(), flush=True)
+cluster.leave(0)
+"""
+
+
+@pytest.mark.slow
+def test_slurm_needs_no_arguments():
+    job = str(2**20 + os.getpid())  # JAX takes its port from the number of the job
+    both = []
+    for index in "01":
+        slurm = {"JOB_ID": job, "STEP_NODELIST": "localhost", "STEP_NUM_TASKS": "2"}
+        slurm |= {"NTASKS": "2", "PROCID": index, "LOCALID": index}
+        environment = os.environ | {f"SLURM_{k}": v for k, v in slurm.items()}
+        both.append(
+            subprocess.Popen(
+                [sys.executable, "-c", MEET],
+                env=environment | {"JAX_PLATFORMS": "cpu"},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+    said = ends(both)
+    assert [status for status, _ in said] == [0, 0]
+    for index, (_, text) in enumerate(said):
+        assert f"here is {index} of 2" in text
