@@ -42,6 +42,7 @@ def test_required_stages_are_found_after_the_folder_moved(smoke_workdir, tmp_pat
     assert set(earlier.params) == {"temporal", "vae"}
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_used_through_a_link_stays_as_it_is(smoke_workdir, tmp_path):
     """Another experiment shares a stage that has been trained elsewhere."""
     elsewhere = shutil.copytree(smoke_workdir, tmp_path / "trained")

@@ -107,6 +107,7 @@ def test_video_is_the_picture_of_the_annotation(written):
     assert 10 * np.log10(255**2 / error.mean()) > 33  # dB; what the encoding costs
 
 
+@pytest.mark.slow
 def test_bytes_depend_on_nothing_but_seed_and_size(written, tmp_path):
     made = dataset.write_dataset(tmp_path, COUNTS, HEIGHT, WIDTH, seed=3, num_workers=2)
     assert made == 3

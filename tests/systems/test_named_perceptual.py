@@ -43,6 +43,7 @@ def save_random(folder, name, network, module, *arguments):
     return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lpips_squeeze", "dinov2_vits14"])
 def test_it_is_the_network_of_the_file_and_only_predictions_learn(name, folder):
     if name == "lpips_squeeze":

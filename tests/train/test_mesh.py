@@ -70,6 +70,7 @@ def devices_of_split_cpu(cores, *batch_sizes, **environment):
     )
 
 
+@pytest.mark.slow
 def test_cpu_becomes_as_many_devices_as_batches_can_be_dealt_to():
     assert devices_of_split_cpu(3, 8, 4) == 2
     assert devices_of_split_cpu(3, 6, 9) == 3
