@@ -138,7 +138,9 @@ def run(
         peak_tflops=config["train"]["peak_tflops"],
         profile=config["train"]["profile"],
         num_samples=evaluation["num_samples"],
-        counts=lambda: {"damaged_clips": skips.count},
+        counts=lambda: {
+            "damaged_clips": cluster.total(f"damaged of {workdir}", skips.count)
+        },
     )
     return load(workdir)
 

@@ -15,6 +15,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
+from PIL import EpsImagePlugin
 
 HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE / "features"), str(HERE / "report")]
@@ -22,7 +23,7 @@ from test_page import Outline, browse  # noqa: E402
 from torch_writer import Tensor, zip_bytes  # noqa: E402
 
 from jax_vidpred import forecast  # noqa: E402
-from jax_vidpred.data import flow_files  # noqa: E402
+from jax_vidpred.data import flow_files, video_io  # noqa: E402
 from jax_vidpred.data.schema import DataError  # noqa: E402
 from jax_vidpred.features import torch_files, weights  # noqa: E402
 from jax_vidpred.report import flow_page  # noqa: E402
@@ -173,6 +174,37 @@ def test_a_small_file_cannot_become_large(tmp_path, content, reason):
     with pytest.raises(weights.WeightsError, match=reason) as caught:
         weights.read_sections(path)
     assert "\n" not in str(caught.value)
+
+
+LIMITED = """
+import resource, sys
+from jax_vidpred.features import torch_files
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 2**28, -1))
+print(torch_files.read_torch_file(sys.argv[1]))
+"""
+
+
+def test_a_place_in_a_pickle_takes_no_memory(tmp_path):
+    # The unpickler in C would make room for so many places: 2 GB.
+    (tmp_path / "net.pt").write_bytes(pickled(b"\x80\x02}r\0\0\0\x08."))
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "net.pt")]
+    assert subprocess.check_output(command, text=True) == "{}\n"
+
+
+def test_a_picture_starts_no_program(tmp_path, monkeypatch):
+    # Pillow goes by content, not by name, and gives this to Ghostscript.
+    script = (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    )
+    (tmp_path / "0.png").write_bytes(script)
+    started = []
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *a, **k: started.append(a)
+    )
+    with pytest.raises(video_io.VideoError, match="0.png: not a readable picture"):
+        video_io.read_video(tmp_path)
+    assert not started
 
 
 @pytest.mark.parametrize(

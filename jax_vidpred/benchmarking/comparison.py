@@ -7,7 +7,9 @@ from typing import Any
 
 import rich.table
 
-_POINTS = ("quartile_1", "median", "quartile_3")
+_POINTS = ("min", "quartile_1", "median", "quartile_3", "max")
+# From so many calls on quartiles tell what chance does; fewer must not overlap at all.
+_MANY, _FEW = 10, 4
 # Other settings of these make other times, whatever the program.
 _CONDITIONS = ("device", "cores", "xla_flags", "config")
 
@@ -21,9 +23,12 @@ def read_report(path: str) -> dict[str, Any]:
     try:
         report = json.loads(pathlib.Path(path).read_text())
         rows = report["measurements"].values()
-        for point in _POINTS:
-            [float(row["wall_ms"][point]) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not all(row["wall_ms"][point] > 0 for row in rows for point in _POINTS):
+            raise ValueError("times of 0")
+        [row["repeats"] + row["examples"] for row in rows]
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
+    ) as error:
         reason = str(error) if isinstance(error, OSError) else "it holds something else"
         raise ValueError(
             f"--compare {path} is no result of the benchmark ({reason}); give a file"
@@ -38,13 +43,14 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
       `rows`: name -> `old_ms` and `new_ms`, medians by the clock; `ratio`, new / old,
       below 1 where it became faster; `beyond_spread`, whether the intervals between the
-      quartiles have nothing in common. `only_old`, `only_new`: names that the other
-      side lacks. `differences`: condition -> [old, new], where they are not the same.
+      quartiles have nothing in common (of few calls: between the extremes). `only_old`,
+      `only_new`: names that the other side lacks. `differences`: condition -> [old,
+      new], where they are not the same; also rows that do another amount of work.
     """
     before, after = old["measurements"], new["measurements"]
     return {
         "rows": {
-            name: _change(before[name]["wall_ms"], row["wall_ms"])
+            name: _change(before[name], row)
             for name, row in after.items()
             if name in before
         },
@@ -55,14 +61,21 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
             for name in _CONDITIONS
             # Older files do not name all.
             if name in old and old[name] != new[name]
+        }
+        | {
+            f"examples of {name}": [before[name]["examples"], row["examples"]]
+            for name, row in after.items()
+            if name in before and before[name]["examples"] != row["examples"]
         },
     }
 
 
-def _change(old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, Any]:
-    apart = new["quartile_1"] > old["quartile_3"] or (
-        new["quartile_3"] < old["quartile_1"]
-    )
+def _change(old_row: Mapping[str, Any], new_row: Mapping[str, Any]) -> dict[str, Any]:
+    old, new = old_row["wall_ms"], new_row["wall_ms"]
+    repeats = min(old_row["repeats"], new_row["repeats"])
+    low, high = ("quartile_1", "quartile_3") if repeats >= _MANY else ("min", "max")
+    apart = new[low] > old[high] or new[high] < old[low]
+    apart = apart and repeats >= _FEW
     return {
         "old_ms": old["median"],
         "new_ms": new["median"],

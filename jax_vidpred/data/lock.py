@@ -14,7 +14,7 @@ def one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
 
     The lock is the file `FOLDER.lock`, beside the folder: it goes with the process,
     however that ends, and the file is removed in the end. Where files cannot be locked
-    (some network file systems), or none can be made, nobody waits.
+    (some network file systems), or none can be made, nobody waits, and that is said.
 
     Args:
       folder: what is made; it need not be there yet.
@@ -36,8 +36,12 @@ def one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
                 lock.close()  # whoever had it before has removed it
             # Removed while it is still locked: who waits for it sees that it is gone.
             stack.callback(_remove, path)
-        except OSError:
-            pass
+        except OSError as error:
+            if not isinstance(error, PermissionError) or os.access(folder, os.W_OK):
+                _say(
+                    f"{path} cannot be locked ({error.strerror}): let one process at a"
+                    f" time make {folder}"
+                )
         yield
 
 

@@ -14,8 +14,9 @@ MOST = WINDOW // 2  # of them may be damaged
 class Skips:
     """What could not be read; shared by all threads that read.
 
-    A run goes on without a few videos, but not without its data: when more than half of
-    the last clips cannot be read, there is no use in trying on.
+    A run goes on without a few videos, but not without its data: it ends when more than
+    half of the last clips cannot be read, and so by chance, sooner or later, when a
+    third of all cannot.
 
     Attributes:
       count: clips that could not be read so far.

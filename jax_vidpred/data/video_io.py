@@ -24,6 +24,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 SCALING = int(
     Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 )
+_PICTURES = ("PNG", "JPEG")  # others may start programs: Pillow has some for EPS
 # What Pillow raises.
 _BAD_PICTURE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 PALETTE_FRAMES = 16  # frames that a GIF's palette is chosen from
@@ -111,17 +112,12 @@ def _read_pictures(path, size, max_frames):
     frames = []
     for name in names[:max_frames]:
         try:
-            with Image.open(name) as picture:
+            with Image.open(name, formats=_PICTURES) as picture:
                 picture = picture.convert("RGB")
                 if size is not None:
                     picture = picture.resize(size[::-1], Image.Resampling.BOX)
                 frames.append(np.asarray(picture))
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as error:
+        except _BAD_PICTURE as error:
             raise VideoError(f"{name}: not a readable picture ({error})") from error
     return frames
 

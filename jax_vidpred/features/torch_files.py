@@ -159,8 +159,11 @@ _KNOWN: dict[str, Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds only what `_KNOWN` lists, and records for TorchScript's objects."""
+class _Unpickler(pickle._Unpickler):
+    """Builds only what `_KNOWN` lists, and records for TorchScript's objects.
+
+    In Python: the one in C takes as much memory as an index in the file says.
+    """
 
     def __init__(self, file: BinaryIO):
         super().__init__(file, encoding="latin1")
@@ -270,6 +273,7 @@ def _resolve(
         storage, offset, shape, strides = tensor
         if storage.key not in flat:
             raw = read(storage)
+            taken += len(raw)  # members of an archive may overlap
             if len(raw) != storage.size * storage.dtype.itemsize:
                 raise TorchFileError(
                     f"cut short: a storage has {len(raw)} bytes, not"

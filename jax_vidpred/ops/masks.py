@@ -11,6 +11,7 @@ import numpy as np
 
 _OFFSET = 48
 _MORE = 32
+_LONGEST = 50  # bits of a number; no picture is that large
 _MAX_GROUPS = 6  # 30 bits: more than any image has pixels
 
 
@@ -62,6 +63,8 @@ def decode_rle(rle: dict) -> np.ndarray:
             raise ValueError(f"{chr(character)!r} is no character of a run-length code")
         number |= (group & 31) << shift
         shift += 5
+        if shift > _LONGEST:
+            raise ValueError("run-length code is damaged: a number without an end")
         if group & _MORE:
             continue
         if group & 16:

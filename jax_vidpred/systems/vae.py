@@ -97,7 +97,8 @@ class VAESystem(System):
             ema_decay=self.ema_decay,
         )
         mean, square = scalars.pop("moments")
-        variance = square - jnp.square(mean)
+        # Rounding may bring it below zero where a channel hardly varies.
+        variance = jnp.maximum(square - jnp.square(mean), 0.0)
         # No bias from the start: the first step takes the moments as they are.
         decay = jnp.where(state.step == 1, 0.0, STATISTICS_DECAY)
         statistics = {
