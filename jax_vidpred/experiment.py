@@ -23,8 +23,10 @@ from jax_vidpred.data.source import VideoSource
 from jax_vidpred.data.twin.dataset import available_cores, write_dataset
 from jax_vidpred.train import checkpoint, cluster
 from jax_vidpred.train.loop import train
-from jax_vidpred.train.mesh import Layout, make_layout, split_cpu
+from jax_vidpred.train.mesh import make_layout, split_cpu
+from jax_vidpred.train.periodic import Clock
 from jax_vidpred.train.protocol import Stage
+from jax_vidpred.train.watch import ProfileWindow, Utilisation
 
 RECORD = "experiment.json"
 # A run may be prolonged and watched differently; everything else makes another run.
@@ -43,7 +45,8 @@ def use_all_cores(config: Mapping[str, Any]) -> None:
     """
 
     def batch_sizes(part):
-        own = {part["data"]["batch_size"], part["eval"]["batch_size"]}
+        parts = max(part["train"]["accumulate"], 1)
+        own = {part["data"]["batch_size"] // parts, part["eval"]["batch_size"]} - {0}
         return own.union(*map(batch_sizes, filter(None, part["requires"].values())))
 
     split_cpu(available_cores(), *batch_sizes(config))
@@ -71,8 +74,7 @@ def run(
     requires_dir = pathlib.Path(requires_dir or workdir / "requires").absolute()
     config = json.loads(json.dumps(config))  # as it is read back
     _check_same(config, workdir)
-    layout = make_layout(**config["mesh"])
-    _check_batches(config, layout)
+    _check_numbers(config)
     with cluster.first_process_first(f"data of {workdir}"):
         sources = prepare_data(config["data"], requires_dir)
     places, stages = _places(config, workdir, requires_dir), {}
@@ -132,7 +134,7 @@ def run(
         seed=config["seed"],
         workdir=workdir,
         config_json=json.dumps(config),
-        layout=layout,
+        layout=make_layout(**config["mesh"]),
         title=workdir.name,
         notes=_notes(config),
         peak_tflops=config["train"]["peak_tflops"],
@@ -291,21 +293,33 @@ def _complete(config):
         _complete(required)
 
 
-def _check_batches(config: Mapping[str, Any], layout: Layout) -> None:
-    """Before hours of work: batches that the devices cannot share."""
+def _check_numbers(config: Mapping[str, Any], name: str = "config") -> None:
+    """Before hours of work: what would only fail in the middle of it."""
+    layout = make_layout(**config["mesh"])
     for section in ("data", "eval"):
         size = config[section]["batch_size"]
-        layout.check_batch(f"config.{section}.batch_size", size)
-    parts = config["train"]["accumulate"]
-    if parts < 1 or config["data"]["batch_size"] % (parts * layout.mesh.size):
+        layout.check_batch(f"{name}.{section}.batch_size", size)
+    parts, size = config["train"]["accumulate"], config["data"]["batch_size"]
+    if parts < 1 or size % (parts * layout.mesh.size):
         raise ValueError(
-            f"config.train.accumulate={parts} cannot cut"
-            f" config.data.batch_size={config['data']['batch_size']} into parts for"
-            f" {layout.mesh.size} devices; choose a batch size that is a multiple of"
-            f" {max(parts, 1) * layout.mesh.size}"
+            f"{name}.train.accumulate={parts} cannot cut {name}.data.batch_size={size}"
+            f" into parts for {layout.mesh.size} devices; choose a batch size that is a"
+            f" multiple of {max(parts, 1) * layout.mesh.size}"
         )
-    for required in filter(None, config["requires"].values()):
-        _check_batches(required, layout)
+    for section, key in (
+        *(("train", "num_steps"), ("train", "log_every"), ("eval", "every")),
+        *(("checkpoint", "every"), ("checkpoint", "keep")),
+    ):
+        if config[section][key] < 1:
+            raise ValueError(
+                f"{name}.{section}.{key}={config[section][key]}: wanted at least 1"
+                " (more than there are steps means once, at the end)"
+            )
+    ProfileWindow("", Clock(), **config["train"]["profile"])
+    Utilisation(0.0, config["train"]["peak_tflops"], layout.mesh)
+    for stage, required in config["requires"].items():
+        if required:
+            _check_numbers(required, f"{name}.requires.{stage}")
 
 
 def _notes(config: Mapping[str, Any]) -> list[str]:

@@ -53,6 +53,7 @@ def train() -> int:
         cluster.check_same(
             config=json.dumps(config), version=jax.__version__, workdir=str(workdir)
         )
+        cluster.check_shared(workdir)
     else:
         experiment.use_all_cores(config)
     experiment.run(config, workdir, requires_dir)

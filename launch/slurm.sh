@@ -54,5 +54,6 @@ while true; do
   wait "$run" || status=$?
   [ -n "$asked" ] || break  # else a signal has ended `wait`, not the run
 done
-if [ -n "$late" ]; then kill "$late" || true; queue_again; fi
+# An error (status 2) would only come again.
+if [ -n "$late" ]; then kill "$late" || true; ((status == 2)) || queue_again; fi
 exit "$status"

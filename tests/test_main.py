@@ -1,6 +1,7 @@
 """The training command: all three phases, resuming, and mistakes on its line."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import temporal
 from jax_vidpred import experiment
 from jax_vidpred.data.schema import DataError
 from jax_vidpred.train.writers import read_metrics
@@ -123,3 +125,36 @@ def test_a_data_folder_that_is_not_there(smoke_workdir, tmp_path):
 def test_a_folder_that_is_no_work_directory(tmp_path):
     with pytest.raises(experiment.ExperimentError, match="no work directory"):
         experiment.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("train", "log_every", 0, "train.log_every=0: wanted at least 1"),
+        ("eval", "every", 0, "eval.every=0: wanted at least 1"),
+        ("train", "accumulate", 3, "train.accumulate=3 cannot cut"),
+        ("train", "profile", {"start": -1, "steps": 1}, "start=-1"),
+        ("train", "peak_tflops", {"cpu": 0.0}, "wanted TFLOP/s of one device"),
+    ],
+)
+@pytest.mark.parametrize("stage", [None, "vae"])
+def test_bad_numbers_are_named_before_any_work(
+    tmp_path, section, key, value, said, stage
+):
+    config = temporal.get_config("smoke").to_dict()
+    part = config["requires"]["vae"] if stage else config
+    part[section][key] = value
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        experiment.run(config, tmp_path / "run")
+    if said.startswith((f"{section}.",)):
+        name = "config.requires.vae" if stage else "config"
+        assert str(caught.value).startswith(f"{name}.{section}.{key}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_models_may_be_computed_otherwise_when_a_run_goes_on(smoke_workdir):
+    config = config_of(smoke_workdir)
+    config["model"] |= {"dtype": "bfloat16", "remat": True}
+    config["requires"]["temporal"]["mesh"] = {"data": 1, "fsdp": 1, "rules": []}
+    config["requires"]["temporal"]["train"]["accumulate"] = 2
+    assert experiment._fixed(config) == experiment._fixed(config_of(smoke_workdir))

@@ -13,10 +13,10 @@ from jax_vidpred.data import schema
 from jax_vidpred.data.source import STEP_KEYS, record_fields
 from jax_vidpred.train import rngs
 from jax_vidpred.train.flop import flop_of_program
-from jax_vidpred.train.loop import traced_step
 from jax_vidpred.train.mesh import Layout, make_layout
 from jax_vidpred.train.protocol import Stage, System
 from jax_vidpred.train.state import TrainState
+from jax_vidpred.train.training_step import traced_step
 
 PHASES = ("vae", "temporal", "joint")  # of a config's chain of requirements
 

@@ -38,6 +38,13 @@ from jax_vidpred.train.stored import (
 FOLDER = "checkpoints"
 
 
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Never: only the loop asks (`stop`), since JAX counts who asked how often."""
+        del step
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one work directory, while it is trained in.
 
@@ -80,7 +87,7 @@ class Checkpoints:
         }
         self._put_aside(unscored)
         with _explained(f"open {self._folder}"):
-            self._manager = ocp.CheckpointManager(
+            self._manager = _Manager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     best_fn=_score if best_metric else None,
@@ -189,10 +196,6 @@ class Checkpoints:
         with _explained(f"write to {self._folder}"):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-
-    def reached_preemption(self, step: int) -> bool:
-        """Whether the cluster is about to stop this job; the same on all processes."""
-        return self._manager.reached_preemption(step)
 
     @property
     def latest_step(self) -> int | None:

@@ -7,6 +7,7 @@ minutes. So each also keeps a connection to process 0 and says in one line who i
 import contextlib
 import json
 import os
+import pathlib
 import secrets
 import selectors
 import socket
@@ -82,7 +83,13 @@ def join(*, timeout: float = 300.0, peer_timeout: float = 60.0) -> None:
     finally:
         waiting.cancel()
     if jax.process_count() > 1:
-        _Watch.current = _Watch(peer_timeout)
+        try:
+            _Watch.current = _Watch(peer_timeout)
+        except OSError as error:
+            raise ClusterError(
+                f"the processes met at {where}, but not at a further port of process 0"
+                f" ({error}); open the ports between the hosts"
+            ) from error
         _Watch.current.start()
 
 
@@ -106,6 +113,49 @@ def check_same(**facts: str) -> None:
                 " with the same line and the same version"
             )
     client.wait_at_barrier(_KEY + "same", _DAY * 1000)  # nobody begins before
+
+
+def check_shared(folder: pathlib.Path) -> None:
+    """Sees to it that what process 0 writes into a folder is there for all.
+
+    Raises:
+      ClusterError: it is not.
+    """
+    if jax.process_count() == 1:
+        return
+    client = distributed.global_state.client
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark = folder / f".shared-{secrets.token_hex(8)}"
+        mark.touch()
+        client.key_value_set(_KEY + "shared", mark.name)
+    else:
+        mark = folder / client.blocking_key_value_get(_KEY + "shared", _DAY * 1000)
+        for _ in range(50):  # network file systems show new files after a while
+            if mark.exists():
+                break
+            time.sleep(0.1)
+        else:
+            raise ClusterError(
+                f"{folder} on {socket.gethostname()} is not that of process 0; give a"
+                " --workdir on storage that all hosts share"
+            )
+    client.wait_at_barrier(_KEY + "seen", _DAY * 1000)
+    if jax.process_index() == 0:
+        mark.unlink()
+
+
+def exchanged(text: str) -> list[str]:
+    """What every process gives, for all of them, in order; all must call it."""
+    if jax.process_count() == 1:
+        return [text]
+    client, folder = distributed.global_state.client, f"{_KEY}exchange/"
+    client.key_value_set(f"{folder}{jax.process_index()}", text, allow_overwrite=True)
+    client.wait_at_barrier(f"{_KEY}exchange", _DAY * 1000)
+    return [
+        client.blocking_key_value_get(f"{folder}{index}", _DAY * 1000)
+        for index in range(jax.process_count())
+    ]
 
 
 def total(name: str, value: int) -> int:

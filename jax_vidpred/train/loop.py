@@ -1,6 +1,5 @@
 """The only training loop: trains any system of `protocol.py`, and resumes exactly."""
 
-import collections
 import contextlib
 import itertools
 import json
@@ -13,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_vidpred.data.schema import VIDEO_ID
-from jax_vidpred.train import rngs
+from jax_vidpred.train import cluster, rngs
 from jax_vidpred.train.checkpoint import Checkpoints
 from jax_vidpred.train.evaluate import check_keys, evaluate
-from jax_vidpred.train.flop import flop_of_program
 from jax_vidpred.train.measurements import Measurements, TrainingDiverged
 from jax_vidpred.train.mesh import Layout, make_layout
 from jax_vidpred.train.periodic import Clock, ProgressDisplay, is_due
 from jax_vidpred.train.protocol import System
 from jax_vidpred.train.state import TrainState
 from jax_vidpred.train.stop import stop_requests
+from jax_vidpred.train.training_step import TrainingSteps
 from jax_vidpred.train.watch import (
     ProfileWindow,
     Utilisation,
@@ -31,11 +30,6 @@ from jax_vidpred.train.watch import (
     start_line,
 )
 from jax_vidpred.train.writers import EVENTS_FOLDER, make_writer
-
-# Steps that may be under way at once. Enough to hide the host behind the device, few
-# enough to hold few batches. And on a CPU that plays several devices, more than about
-# 32 unfinished programs with a collective wait for each other for ever.
-_STEPS_IN_FLIGHT = 8
 
 
 def train(
@@ -148,7 +142,8 @@ def train(
                 f" {sorted(tried)}; choose one of these"
             )
         display.say(f"evaluation compiled in {time.perf_counter() - began:.1f} s")
-        steps = _Steps(system, state, example, seed, layout)
+        steps = TrainingSteps(system, state, example, seed, layout)
+        stack.callback(steps.close)
         display.say(f"training step compiled in {steps.compile_seconds:.1f} s")
         writer.write_scalars(start, {"train/compile_seconds": steps.compile_seconds})
         utilisation = Utilisation(steps.flop, peak_tflops or {}, layout.mesh)
@@ -210,7 +205,7 @@ def train(
                     state = _react(system, state, summary, layout)
                 writer.write_scalars(step, {f"eval/{k}": v for k, v in summary.items()})
                 display.say(f"step {step}, evaluation: {_listing(summary)}")
-            preempted = stop.due(checkpoints, step)
+            preempted = stop.due()
             if new and (preempted or is_due(step, checkpoint_every, num_steps)):
                 # Never save what has diverged: the last good checkpoint stays.
                 log_previous_period()
@@ -222,8 +217,7 @@ def train(
                 break
             began = time.perf_counter()
             batch = _next(batches, step)
-            if steps.idle:
-                clock.count_wait(time.perf_counter() - began)
+            clock.count_wait(steps.idle_seconds(began))
             with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
                 state, scalars = steps(state, batch)
             measurements.add(step + 1, scalars)
@@ -238,84 +232,6 @@ def train(
             raise SystemExit(stop.exit_status)
         display.say(f"finished {num_steps} steps in {workdir}")
     return state
-
-
-def traced_step(
-    system: System,
-    state: TrainState,
-    batch: Mapping[str, jax.Array],
-    key: jax.Array,
-    layout: Layout,
-) -> jax.stages.Traced:
-    """The training step as the loop runs it, to be compiled.
-
-    It takes (state without frozen parameters, these, batch, key), of which the state's
-    buffers are used again, and gives (state, scalars).
-    """
-
-    def step(state, frozen, batch, key):
-        rng = rngs.fold_in(key, state.step)
-        # What a device keeps only a part of is collected to compute with.
-        whole = state.replace(
-            params=layout.gathered(state.params), frozen=layout.gathered(frozen)
-        )
-        after, scalars = system.train_step(whole, batch, rng)
-        # The loop counts, so that a system may take several gradient steps in one.
-        return after.replace(step=state.step + 1, frozen={}), scalars
-
-    bare = state.replace(frozen={})
-    where = jax.tree.map(lambda leaf: leaf.sharding, bare), layout.replicated
-    # Frozen parameters are a second argument because they are not donated.
-    compiled = jax.jit(step, donate_argnums=0, out_shardings=where)
-    with jax.set_mesh(layout.mesh):  # `gradient_step` splits the batch over it
-        return compiled.trace(bare, state.frozen, batch, key)
-
-
-class _Steps:
-    """The compiled training step, called with a bounded number of steps under way."""
-
-    def __init__(
-        self,
-        system: System,
-        state: TrainState,
-        example: Mapping[str, np.ndarray],
-        seed: int,
-        layout: Layout,
-    ):
-        self._layout = layout
-        self._key = layout.born(
-            lambda key: rngs.fold_in(key, "train"), jax.random.key(seed)
-        )
-        self._in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()
-        began = time.perf_counter()
-        traced = traced_step(
-            system, state, layout.put_batch(example), self._key, layout
-        )
-        self.flop = flop_of_program(traced.jaxpr)
-        self._step = traced.lower().compile()
-        self.compile_seconds = time.perf_counter() - began
-
-    def __call__(
-        self, state: TrainState, batch: Mapping[str, np.ndarray]
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Starts one step; waits only when too many are under way."""
-        if len(self._in_flight) == _STEPS_IN_FLIGHT:
-            jax.block_until_ready(self._in_flight.popleft())
-        after, scalars = self._step(
-            state.replace(frozen={}),
-            state.frozen,
-            self._layout.put_batch(batch),
-            self._key,
-        )
-        self._in_flight.append(scalars)
-        return after.replace(frozen=state.frozen), scalars
-
-    @property
-    def idle(self) -> bool:
-        """Whether all steps so far are done, and at least one was."""
-        return bool(self._in_flight) and all(
-            scalar.is_ready() for scalar in self._in_flight[-1].values()
-        )
 
 
 def _next(
@@ -339,27 +255,31 @@ def _suspects_named(
         yield
     except TrainingDiverged as error:
         batch = _next(iter(train_batches(error.step - 1)), error.step)
-        raise TrainingDiverged(f"{error}; {_suspects(batch)}", error.step) from error
+        # All processes are here: each read the step's scalars.
+        parts = cluster.exchanged(json.dumps(_suspects(batch)))
+        found = [one for part in parts for one in json.loads(part)]
+        advice = f"the data are not finite in {'; '.join(found)}: leave these out"
+        if not found:
+            advice = (
+                f"the data are finite ({_numbers(batch[VIDEO_ID])}): lower the learning"
+                " rate, lengthen the warm-up or clip the gradient harder"
+            )
+        raise TrainingDiverged(f"{error}; {advice}", error.step) from error
 
 
-def _suspects(batch: Mapping[str, np.ndarray]) -> str:
+def _suspects(batch: Mapping[str, np.ndarray]) -> list[str]:
+    """The videos of a batch that are not finite, by key."""
     ids = np.asarray(batch[VIDEO_ID])
     bad = {
-        key: np.unique(ids[~np.isfinite(array.reshape(len(array), -1)).all(1)])
+        key: ids[~np.isfinite(array.reshape(len(array), -1)).all(1)]
         for key, array in batch.items()
         if np.issubdtype(array.dtype, np.floating)
     }
-    found = [f"{_numbers(them)} ({key})" for key, them in bad.items() if len(them)]
-    if found:
-        return f"the data are not finite in {'; '.join(found)}: leave these out"
-    return (
-        f"the data are finite ({_numbers(np.unique(ids))}): lower the learning rate,"
-        " lengthen the warm-up or clip the gradient harder"
-    )
+    return [f"{_numbers(them)} ({key})" for key, them in bad.items() if len(them)]
 
 
 def _numbers(video_ids: np.ndarray) -> str:
-    return ", ".join(f"video {number:05d}" for number in video_ids.tolist())
+    return ", ".join(f"video {n:05d}" for n in np.unique(video_ids).tolist())
 
 
 def _react(

@@ -168,15 +168,18 @@ def make_layout(*, data: int = -1, fsdp: int = 1, rules: Rules = ()) -> Layout:
       fsdp: devices of a group; each holds its part of every parameter, of its average
         and of the optimiser's state. 1 keeps everything whole on every device.
       rules: (regular expression, name of a mesh axis or None for each axis of the
-        array). The first whose expression is found in the path of an array, as
-        "params/temporal/cell/Conv_0/kernel", and that names as many axes as the array
-        has, decides. Without one the longest axis that `fsdp` divides is split, of
-        arrays of at least MIN_SHARDED_SIZE numbers.
+        array). The first whose expression is found in the path of an array and that
+        names as many axes as the array has, decides. Paths are such as
+        "params/temporal/cell/Conv_0/kernel" and, for the optimiser's mean of it,
+        "opt_state/1/mu/temporal/cell/Conv_0/kernel": what they share means both.
+        Without one the longest axis that `fsdp` divides is split, of arrays of at least
+        MIN_SHARDED_SIZE numbers.
 
     Raises:
       ValueError: so many devices are not there; a rule that cannot be read.
     """
-    devices = jax.devices()
+    # In this order each process has the rows of the batch that it read, everywhere.
+    devices = sorted(jax.devices(), key=lambda one: (one.process_index, one.id))
     if data == -1:
         data = max(len(devices) // max(fsdp, 1), 1)
     if min(data, fsdp) < 1 or data * fsdp > len(devices):
@@ -204,11 +207,10 @@ def make_layout(*, data: int = -1, fsdp: int = 1, rules: Rules = ()) -> Layout:
             ) from error
         known.append((pattern, tuple(axes)))
     # Auto: XLA propagates shardings through the step, as under plain jit.
-    mesh = jax.make_mesh(
-        (data, fsdp),
+    mesh = Mesh(
+        np.reshape(devices[: data * fsdp], (data, fsdp)),
         (DATA, FSDP),
         axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=devices[: data * fsdp],
     )
     return Layout(mesh, tuple(known))
 
@@ -226,7 +228,7 @@ def enable_compilation_cache() -> None:
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         folder = pathlib.Path(home).absolute() / "jax_vidpred"
         if not folder.is_dir():
-            folder.mkdir(mode=0o700, parents=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return  # no home, or one that cannot be written: compile each time
     jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -1,14 +1,18 @@
 """Being asked to stop: SIGTERM, Ctrl-C, or the cluster's word before a preemption."""
 
 import contextlib
+import itertools
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
-from jax_vidpred.train.checkpoint import Checkpoints
+# JAX lets the processes agree by numbers that must rise, over all runs of a process.
+_ASKED = itertools.count()
 
 
 class StopRequest:
@@ -27,28 +31,30 @@ class StopRequest:
         if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt  # the user does not want to wait
         self._received = True
-        self.exit_status = 130 if number == signal.SIGINT else 0
+        if jax.distributed.is_initialized():
+            os.kill(os.getpid(), signal.SIGTERM)  # the others must hear of it
+        else:
+            self.exit_status = 130 if number == signal.SIGINT else 0
 
-    def due(self, checkpoints: Checkpoints, step: int) -> bool:
-        """Whether to stop before `step`; the same on all processes."""
-        if jax.process_count() > 1:
-            # JAX's own notifier takes the signal there and lets all agree on a step.
-            return checkpoints.reached_preemption(step)
+    def due(self) -> bool:
+        """Whether to stop before the next step; the same on all processes."""
+        if jax.distributed.is_initialized():
+            # JAX's own notifier takes SIGTERM there and lets all agree on a step.
+            return multihost_utils.reached_preemption_sync_point(next(_ASKED))
         return self._received
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Takes SIGTERM and SIGINT as long as it is open."""
+    """Takes the signals as long as it is open."""
     stop = StopRequest()
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if jax.process_count() > 1 or not in_main_thread:
+    if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {
-        number: signal.signal(number, stop)
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    numbers = [signal.SIGINT]
+    if not jax.distributed.is_initialized():
+        numbers.append(signal.SIGTERM)
+    previous = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield stop
     finally:

@@ -21,6 +21,8 @@ _PROCESS_STATUS = pathlib.Path("/proc/self/status")  # of Linux
 class Utilisation:
     """What share of the devices' peak the arithmetic of the steps makes up.
 
+    With `remat` what is computed twice counts twice, as for the hardware.
+
     Args:
       flop_per_step: of one step on all devices together, from `flop.flop_of_program`.
       peak_tflops: TFLOP/s of one device by a part of its kind, as in

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -28,7 +29,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, toy, monkeypatch):
     whole = toy.train(tmp_path / "whole")
     # Killed between two checkpoints: the steps after the last one are lost and redone.
     seen = []
-    steps = loop._Steps.__call__
+    steps = loop.TrainingSteps.__call__
 
     def die_in_step_25(self, state, batch):
         if len(seen) == 24:
@@ -37,7 +38,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, toy, monkeypatch):
         return steps(self, state, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Steps, "__call__", die_in_step_25)
+        patch.setattr(loop.TrainingSteps, "__call__", die_in_step_25)
         with pytest.raises(RuntimeError, match="killed"):
             toy.train(tmp_path / "killed")
     resumed = toy.train(tmp_path / "killed")
@@ -72,7 +73,7 @@ def test_learns_and_writes_what_was_measured(tmp_path, toy, capsys):
 def test_finished_run_returns_its_state_at_once(tmp_path, toy, capsys, monkeypatch):
     state = toy.train(tmp_path, num_steps=10)
     capsys.readouterr()
-    monkeypatch.setattr(loop, "_Steps", None)  # must not even be compiled
+    monkeypatch.setattr(loop, "TrainingSteps", None)  # must not even be compiled
     assert_same(state, toy.train(tmp_path, num_steps=10))
     assert "already trained for 10 steps" in capsys.readouterr().out
 
@@ -96,13 +97,19 @@ def test_few_steps_are_under_way_at_once(toy):
     system, one = toy.System(), mesh.make_layout(data=1)
     batch = next(iter(toy.eval_batches()))
     state = one.born(system.init, jax.random.key(0), one.put_batch(batch))
-    steps = loop._Steps(system, state, batch, 0, one)
-    assert not steps.idle  # before the first step nobody waits for data
+    steps = loop.TrainingSteps(system, state, batch, 0, one)
+    began = time.perf_counter()
+    assert steps.idle_seconds(0.0) == 0  # before the first step nobody waits for data
     for count in range(1, 21):
         state, scalars = steps(state, batch)
         assert len(steps._in_flight) == min(count, 8)
     jax.block_until_ready(scalars)
-    assert steps.idle
+    time.sleep(0.1)
+    assert 0.1 < steps.idle_seconds(began) < time.perf_counter() - began
+    late = time.perf_counter()
+    time.sleep(0.05)
+    assert 0.05 <= steps.idle_seconds(late) < 0.1 + time.perf_counter() - late
+    steps.close()
     assert int(state.step) == 20
 
 
@@ -140,7 +147,7 @@ def test_first_evaluation_error_comes_before_the_first_step(tmp_path, toy, monke
         raise RuntimeError("broken evaluation")
 
     monkeypatch.setattr(toy.System, "eval_step", broken)
-    monkeypatch.setattr(loop, "_Steps", None)
+    monkeypatch.setattr(loop, "TrainingSteps", None)
     with pytest.raises(RuntimeError, match="broken evaluation"):
         toy.train(tmp_path)
 
@@ -160,12 +167,12 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 import conftest
 from jax_vidpred.train import loop
-step = loop._Steps.__call__
+step = loop.TrainingSteps.__call__
 def slow(self, *args):
     time.sleep(0.02)
     print("step", flush=True)
     return step(self, *args)
-loop._Steps.__call__ = slow
+loop.TrainingSteps.__call__ = slow
 conftest.toy_train(sys.argv[2], checkpoint_every=1000)
 """
 

@@ -133,13 +133,13 @@ jax.distributed.initialize("127.0.0.1:" + sys.argv[3], 2, rank)
 import time
 import conftest
 from jax_vidpred.train import loop
-step = loop._Steps.__call__
+step = loop.TrainingSteps.__call__
 def slow(self, *args):
     time.sleep(0.05)
     if rank == 1:
         print("step", flush=True)
     return step(self, *args)
-loop._Steps.__call__ = slow
+loop.TrainingSteps.__call__ = slow
 state = conftest.toy_train(sys.argv[4], num_steps=60, log_every=20, eval_every=20)
 print(int(state.step), *state.params["linear"]["kernel"].addressable_data(0).ravel())
 """
