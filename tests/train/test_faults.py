@@ -1,5 +1,6 @@
 """What runs survive: done to real processes, real files and a real small disk."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -66,7 +67,7 @@ class Runs:
 
     def close(self):
         if self._child:
-            os.kill(self._child, signal.SIGKILL)
+            kill(self._child)
         self._parent.kill()
         self._parent.communicate()
 
@@ -87,6 +88,11 @@ def same(one, other):
     return len(one) > 0 and all(np.array_equal(a, b) for a, b in pairs)
 
 
+def kill(pid):
+    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+        os.kill(pid, signal.SIGKILL)
+
+
 def until(condition, seconds=30.0):
     """Waits for something that another process does; says whether it came."""
     give_up = time.monotonic() + seconds
@@ -99,18 +105,19 @@ def until(condition, seconds=30.0):
 
 @pytest.mark.slow
 def test_killed_twenty_times_at_random(tmp_path, runs):
-    job = {"num_steps": 200, "checkpoint_every": 3, "log_every": 20, "eval_every": 50}
+    # Each start comes some 10 steps further, 50 at most: it cannot finish before.
+    job = {"num_steps": 600, "checkpoint_every": 5, "log_every": 20, "eval_every": 50}
     whole = runs.finish(tmp_path / "whole", **job)
     moments, killed, starts = random.Random(0), 0, []
     while killed < KILLS:
-        pid = runs.start(tmp_path / "killed", pause=0.005, **job)
+        pid = runs.start(tmp_path / "killed", pause=0.02, **job)
         if killed % 4 == 3:  # while it restores and compiles
             time.sleep(moments.uniform(0, 1.5))
         else:  # in the middle of steps, and of checkpoints of every third of them
             batches = moments.randint(1, 14)
             assert until(lambda n=batches: runs.said.count("batch\n") > n), runs.said
             time.sleep(moments.uniform(0, 0.1))
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
         ended = runs.wait()
         assert ended in (0, -signal.SIGKILL), runs.said
         assert ended, f"finished after {killed} kills: too few steps"
