@@ -96,15 +96,10 @@ def random_batch(
     return {key: noise(key) for key in keys}
 
 
-def compiled(function: Callable, *args: Any, **options: Any) -> tuple[Any, Row]:
-    """The compiled function, and its `compile_seconds` (tracing included).
-
-    Args:
-      function, *args: what is compiled, for which arguments.
-      **options: of `jax.jit`.
-    """
+def compiled(function: Callable, *args: Any) -> tuple[Any, Row]:
+    """The compiled function, and its `compile_seconds` (tracing included)."""
     began = time.perf_counter()
-    program = jax.jit(function, **options).lower(*args).compile()
+    program = jax.jit(function).lower(*args).compile()
     return program, {"compile_seconds": time.perf_counter() - began}
 
 

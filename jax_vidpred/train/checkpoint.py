@@ -28,7 +28,6 @@ from jax_vidpred.train.stored import (
     SCORE,
     CheckpointError,
     check_fit,
-    check_score,
     metadata,
     one_line,
     stored_leaves,
@@ -80,10 +79,13 @@ class Checkpoints:
         self._writing: int | None = None
         # Orbax reads the scores of all checkpoints, and fails at one it cannot read.
         unscored = {
-            int(path.name): reason
-            for path in sorted(self._folder.glob("[0-9]*"))
-            if path.name.isdigit()
-            if (reason := _agreed(lambda path=path: check_score(path)))
+            step: reason
+            for step in _steps(self._folder)
+            if (
+                reason := _agreed(
+                    lambda step=step: stored_score(self._folder / str(step))
+                )
+            )
         }
         self._put_aside(unscored)
         with _explained(f"open {self._folder}"):
@@ -208,8 +210,7 @@ class Checkpoints:
             self._manager.close()
 
     def _put_aside(self, damaged: Mapping[int, Exception]) -> None:
-        left = {int(p.name) for p in self._folder.glob("[0-9]*") if p.name.isdigit()}
-        left -= damaged.keys()
+        left = set(_steps(self._folder)) - damaged.keys()
         if damaged and not left:
             step, error = next(iter(damaged.items()))
             raise CheckpointError(
@@ -291,7 +292,7 @@ def restore_config(
         ) from error
 
 
-def _agreed(check: Callable[[], None]) -> Exception | None:
+def _agreed(check: Callable[[], Any]) -> Exception | None:
     """What `check` raises on process 0, for all processes; None where it passes."""
     error = None
     if jax.process_index() == 0:
@@ -311,6 +312,11 @@ def _folder(workdir: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(workdir).absolute() / FOLDER
 
 
+def _steps(folder: pathlib.Path) -> list[int]:
+    """Of the checkpoints in a folder, in order; half-written ones have other names."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+
 def _score(metrics: Mapping[str, float]) -> float:
     return metrics.get(SCORE, -math.inf)
 
@@ -323,7 +329,7 @@ def _saved(state: TrainState) -> dict[str, Any]:
 def _find(workdir: str | pathlib.Path, step: int | None) -> pathlib.Path:
     """Folder of one checkpoint."""
     folder = _folder(workdir)
-    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+    steps = _steps(folder)
     if not steps:
         raise CheckpointError(
             f"no checkpoint in {folder}; give the --workdir of a training run that has"
@@ -333,7 +339,6 @@ def _find(workdir: str | pathlib.Path, step: int | None) -> pathlib.Path:
         scores = {}
         for step in steps:
             try:
-                check_score(folder / str(step))
                 scores[step] = stored_score(folder / str(step))
             except (OSError, ValueError, AttributeError) as error:
                 raise CheckpointError(

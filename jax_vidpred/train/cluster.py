@@ -101,10 +101,7 @@ def check_same(**facts: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    client = distributed.global_state.client
-    if jax.process_index() == 0:
-        client.key_value_set(_KEY + "facts", json.dumps(facts))
-    wanted = json.loads(client.blocking_key_value_get(_KEY + "facts", _DAY * 1000))
+    wanted = json.loads(_of_first("facts", json.dumps(facts)))
     for name, value in facts.items():
         if wanted.get(name) != value:
             raise ClusterError(
@@ -112,7 +109,7 @@ def check_same(**facts: str) -> None:
                 f" {name} ({_difference(value, wanted.get(name))}); start all processes"
                 " with the same line and the same version"
             )
-    client.wait_at_barrier(_KEY + "same", _DAY * 1000)  # nobody begins before
+    _wait_for_all("same")  # nobody begins before
 
 
 def check_shared(folder: pathlib.Path) -> None:
@@ -123,24 +120,21 @@ def check_shared(folder: pathlib.Path) -> None:
     """
     if jax.process_count() == 1:
         return
-    client = distributed.global_state.client
+    name = f".shared-{secrets.token_hex(8)}"
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        mark = folder / f".shared-{secrets.token_hex(8)}"
-        mark.touch()
-        client.key_value_set(_KEY + "shared", mark.name)
+        (folder / name).touch()
+    mark = folder / _of_first("shared", name)
+    for _ in range(50):  # network file systems show new files after a while
+        if mark.exists():
+            break
+        time.sleep(0.1)
     else:
-        mark = folder / client.blocking_key_value_get(_KEY + "shared", _DAY * 1000)
-        for _ in range(50):  # network file systems show new files after a while
-            if mark.exists():
-                break
-            time.sleep(0.1)
-        else:
-            raise ClusterError(
-                f"{folder} on {socket.gethostname()} is not that of process 0; give a"
-                " --workdir on storage that all hosts share"
-            )
-    client.wait_at_barrier(_KEY + "seen", _DAY * 1000)
+        raise ClusterError(
+            f"{folder} on {socket.gethostname()} is not that of process 0; give a"
+            " --workdir on storage that all hosts share"
+        )
+    _wait_for_all("seen")
     if jax.process_index() == 0:
         mark.unlink()
 
@@ -151,7 +145,7 @@ def exchanged(text: str) -> list[str]:
         return [text]
     client, folder = distributed.global_state.client, f"{_KEY}exchange/"
     client.key_value_set(f"{folder}{jax.process_index()}", text, allow_overwrite=True)
-    client.wait_at_barrier(f"{_KEY}exchange", _DAY * 1000)
+    _wait_for_all("exchange")
     return [
         client.blocking_key_value_get(f"{folder}{index}", _DAY * 1000)
         for index in range(jax.process_count())
@@ -179,12 +173,11 @@ def first_process_first(name: str) -> Iterator[None]:
     if jax.process_count() == 1:
         yield
         return
-    client = distributed.global_state.client
     if jax.process_index() > 0:
-        client.wait_at_barrier(_KEY + name, _DAY * 1000)
+        _wait_for_all(name)
     yield
     if jax.process_index() == 0:
-        client.wait_at_barrier(_KEY + name, _DAY * 1000)
+        _wait_for_all(name)
 
 
 def leave(status: int) -> None:
@@ -199,7 +192,7 @@ def leave(status: int) -> None:
         stream.flush()
     if status == 0:
         # Nobody takes the coordinator away while others still need it.
-        distributed.global_state.client.wait_at_barrier(_KEY + "leave", _DAY * 1000)
+        _wait_for_all("leave")
         if _Watch.current is not None:
             _Watch.current.stop()
         jax.distributed.shutdown()
@@ -210,6 +203,19 @@ def wait_for_verdict() -> None:
     """After a failed exchange: gives the watch time to say who is gone, and to end."""
     if _Watch.current is not None:
         _Watch.current.join(timeout=_NOTICED)
+
+
+def _of_first(name: str, value: str) -> str:
+    """What process 0 gives as `value`; waits for it."""
+    client = distributed.global_state.client
+    if jax.process_index() == 0:
+        client.key_value_set(_KEY + name, value)
+    return client.blocking_key_value_get(_KEY + name, _DAY * 1000)
+
+
+def _wait_for_all(name: str) -> None:
+    """Returns when all processes are here; a name serves once."""
+    distributed.global_state.client.wait_at_barrier(_KEY + name, _DAY * 1000)
 
 
 def _from_environment() -> dict[str, Any]:
@@ -273,17 +279,15 @@ class _Watch(threading.Thread):
         self._names: dict[socket.socket, str] = {}
         self._left: set[socket.socket] = set()
         self._done = threading.Event()
-        client = distributed.global_state.client
         if jax.process_index() == 0:
             token = secrets.token_hex(16)
             server = socket.create_server(("", 0), backlog=jax.process_count())
             host = distributed.global_state.coordinator_address.rpartition(":")[0]
             place = [host, server.getsockname()[1], token]
-            client.key_value_set(_KEY + "watch", json.dumps(place))
+            _of_first("watch", json.dumps(place))
             self._accept(server, token)
         else:
-            place = client.blocking_key_value_get(_KEY + "watch", _DAY * 1000)
-            host, port, token = json.loads(place)
+            host, port, token = json.loads(_of_first("watch", ""))
             one = socket.create_connection((host.strip("[]"), port), timeout=timeout)
             name = f"{jax.process_index()} on {socket.gethostname()}"
             one.sendall(f"{token} {name}\n".encode())

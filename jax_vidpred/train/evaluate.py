@@ -121,13 +121,7 @@ def _compiled(
     eval_step: Callable[..., dict[str, jax.Array]], layout: Layout
 ) -> Callable[..., Any]:
     def step(state: TrainState, batch: Batch, rng: jax.Array) -> dict[str, _Totals]:
-        state = state.replace(
-            **{
-                name: layout.gathered(getattr(state, name))
-                for name in ("params", "ema", "frozen")
-            }
-        )
-        values = eval_step(state, batch, rng)
+        values = eval_step(layout.whole(state), batch, rng)
         size = next(iter(batch.values())).shape[0]
         mask = batch[MASK].astype(bool) if MASK in batch else jnp.ones(size, bool)
         for name, value in values.items():

@@ -129,10 +129,11 @@ def train(
 
         # One batch of evaluation before the first step: its errors show in minute one.
         began = time.perf_counter()
+        shown = list(itertools.islice(eval_batches(), 1))
         tried = evaluate(
             system,
             state,
-            itertools.islice(eval_batches(), 1),
+            shown,
             rngs.for_step(seed, "eval", start),
             layout=layout,
         )
@@ -195,7 +196,7 @@ def train(
                         videos = sample_videos(
                             system,
                             state,
-                            next(iter(eval_batches())),
+                            shown[0],
                             rngs.for_step(seed, "samples", step),
                             layout=layout,
                             count=num_samples,

@@ -96,6 +96,13 @@ class Layout:
             return tree
         return jax.lax.with_sharding_constraint(tree, self.replicated)
 
+    def whole(self, state: Any) -> Any:
+        """A `TrainState` under `jit` with what a prediction needs of it `gathered`."""
+        names = ("params", "ema", "frozen")
+        return state.replace(
+            **{name: self.gathered(getattr(state, name)) for name in names}
+        )
+
     def check_batch(self, what: str, size: int) -> None:
         """Complains, before anything is compiled, of a batch that cannot be dealt out.
 

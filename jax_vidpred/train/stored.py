@@ -19,19 +19,18 @@ class CheckpointError(RuntimeError):
 
 
 def stored_score(path: pathlib.Path) -> float:
-    """By which it competes to be the best; -inf where it was not scored."""
+    """By which it competes to be the best; -inf where it was not scored.
+
+    Raises:
+      ValueError, AttributeError, OSError: the score is damaged.
+    """
+    checksums.check(path, only="metrics")
     try:
         return json.loads((path / "metrics" / "metrics").read_text()).get(
             SCORE, -math.inf
         )
     except FileNotFoundError:
         return -math.inf
-
-
-def check_score(path: pathlib.Path) -> None:
-    """Raises what a damaged score makes Python raise."""
-    checksums.check(path, only="metrics")
-    stored_score(path)
 
 
 def metadata(path: pathlib.Path) -> dict[str, Any]:

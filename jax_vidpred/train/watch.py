@@ -183,11 +183,7 @@ def sample_videos(
 def _compiled(samples: Callable[..., Any], count: int, layout: Layout) -> Callable:
     def show(state: TrainState, batch: Batch, rng: jax.Array):
         few = {key: array[:count] for key, array in batch.items()}
-        whole = {
-            name: layout.gathered(getattr(state, name))
-            for name in ("params", "ema", "frozen")
-        }
-        videos = samples(state.replace(**whole), few, rng)
+        videos = samples(layout.whole(state), few, rng)
         return {name: to_uint8(video) for name, video in videos.items()}
 
     # Whole on every device: a process can only fetch what its own devices hold.

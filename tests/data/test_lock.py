@@ -77,7 +77,7 @@ def test_many_threads_are_inside_one_by_one(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_where_files_cannot_be_locked_nobody_waits(tmp_path, monkeypatch):
+def test_where_files_cannot_be_locked_nobody_waits(tmp_path, monkeypatch, capsys):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -87,6 +87,7 @@ def test_where_files_cannot_be_locked_nobody_waits(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with one_at_a_time(tmp_path / "file" / "made"):
         pass
+    assert capsys.readouterr().err.count("cannot be locked") == 2
 
 
 def test_errors_inside_come_out(tmp_path):
