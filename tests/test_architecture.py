@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "systems": [
         *("ops", "models", "features", "losses", "metrics", "data.schema"),
         *("train.protocol", "train.state", "train.steps", "train.optim", "train.rngs"),
+        "train.adversarial",
     ],
     # What the commands that judge have in common: all floors, and no command.
     "evaluation": [

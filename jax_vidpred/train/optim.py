@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+# Top-level name of a discriminator's parameters; all others are the generator's.
+DISCRIMINATOR = "discriminator"
+
 
 class LearningRateState(NamedTuple):
     """Remembers the learning rate of the last update, so that it can be logged."""
@@ -18,7 +21,14 @@ class LearningRateState(NamedTuple):
 def make_schedule(
     *, learning_rate: float, warmup_steps: int, num_steps: int, schedule: str
 ) -> optax.Schedule:
-    """Linear warm-up from 0, then `schedule`: "constant", or "cosine" down to 0.
+    """Linear warm-up from 0, then `schedule`.
+
+    Args:
+      learning_rate: the highest one.
+      warmup_steps: of the warm-up.
+      num_steps: of all, warm-up included.
+      schedule: "constant"; "cosine", or "polynomial", the square root of what is left,
+        down to 0.
 
     Raises:
       ValueError: unknown schedule, or a warm-up that is longer than the run.
@@ -32,8 +42,14 @@ def make_schedule(
         decay = optax.cosine_decay_schedule(learning_rate, num_steps - warmup_steps)
     elif schedule == "constant":
         decay = optax.constant_schedule(learning_rate)
+    elif schedule == "polynomial":
+        decay = optax.polynomial_schedule(
+            learning_rate, 0.0, power=0.5, transition_steps=num_steps - warmup_steps
+        )
     else:
-        raise ValueError(f'schedule={schedule!r}: must be "cosine" or "constant"')
+        raise ValueError(
+            f'schedule={schedule!r}: must be "cosine", "constant" or "polynomial"'
+        )
     if not warmup_steps:
         return decay
     # Update 0 already moves: its rate is learning_rate / (warmup_steps + 1).
@@ -58,9 +74,9 @@ def make_optimizer(
 
     Args:
       learning_rate: the highest one.
-      num_steps: of the run; the cosine ends there.
+      num_steps: of the run; a schedule that falls ends there.
       warmup_steps: of linear warm-up.
-      schedule: "cosine" or "constant".
+      schedule: of `make_schedule`.
       weight_decay: decoupled, on arrays of two and more axes only: biases and the
         scales of norms are left alone.
       b2: decay of Adam's mean of squares. With b2 <= 1 - (1 - b1)^2 = 0.99 nothing
@@ -90,6 +106,67 @@ def make_optimizer(
         frozen = {name: float(factor != 0) for name, factor in scales.items()}
         stages = [_scale_subtrees(frozen), *stages, _scale_subtrees(scales)]
     return optax.chain(*stages)
+
+
+class PairState(NamedTuple):
+    """States of two optimisers; the first one's learning rate is the one that is found.
+
+    Attributes:
+      generator: of the generator's.
+      discriminator: of the discriminator's.
+    """
+
+    generator: Any
+    discriminator: Any
+
+
+def pair_optimizers(
+    generator: optax.GradientTransformation,
+    discriminator: optax.GradientTransformation,
+    *,
+    start: int = 0,
+) -> optax.GradientTransformation:
+    """One optimiser for the subtree DISCRIMINATOR and one for everything else.
+
+    Neither sees the other's gradient: a norm that is clipped is that of its own.
+
+    Args:
+      generator: for all but DISCRIMINATOR.
+      discriminator: for DISCRIMINATOR.
+      start: number of the first update that moves the discriminator. Until then its
+        optimiser stands still, and its schedule begins there: its num_steps are those
+        that are left. Were Adam fed zeros instead, it would divide by a mean of squares
+        that is far too small: its first steps would be up to six learning rates long.
+
+    Raises:
+      ValueError: at `init`, parameters without DISCRIMINATOR.
+    """
+    late = optax.conditionally_mask(discriminator, lambda step: step >= start)
+
+    def init(params):
+        if DISCRIMINATOR not in params:
+            raise ValueError(
+                f"the parameters have {sorted(params)}; name those of the"
+                f" discriminator {DISCRIMINATOR!r}"
+            )
+        others, own = split_discriminator(params)
+        return PairState(generator.init(others), late.init(own))
+
+    def update(updates, state, params):
+        (others, own), (before, own_before) = map(
+            split_discriminator, (updates, params)
+        )
+        others, first = generator.update(others, state.generator, before)
+        own, second = late.update(own, state.discriminator, own_before)
+        return others | {DISCRIMINATOR: own}, PairState(first, second)
+
+    return optax.GradientTransformation(init, update)
+
+
+def split_discriminator(tree: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """What is the generator's of a tree by name, and what is the discriminator's."""
+    others = {name: value for name, value in tree.items() if name != DISCRIMINATOR}
+    return others, tree[DISCRIMINATOR]
 
 
 def find_learning_rate(opt_state: Any) -> jax.Array | None:

@@ -22,6 +22,11 @@ def for_rows(rng: jax.Array, rows: jax.Array) -> jax.Array:
     return jax.vmap(lambda row: jax.random.fold_in(rng, row))(rows)
 
 
+def fold_in_each(keys: jax.Array, data: str | int | jax.Array) -> jax.Array:
+    """New keys [b] from keys [b] and one name or number: `fold_in` for each of them."""
+    return jax.vmap(lambda key: fold_in(key, data))(keys)
+
+
 def for_step(seed: int, stream: str, step: int | jax.Array) -> jax.Array:
     """The key of one step of one stream, for example `for_step(0, "train", 17)`."""
     return fold_in(fold_in(jax.random.key(seed), stream), step)

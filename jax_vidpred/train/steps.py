@@ -50,6 +50,35 @@ def gradient_step(
       ValueError: `ema_decay` without an average in the state, or the reverse; a batch
         that cannot be cut into so many parts.
     """
+    return update_step(
+        jax.value_and_grad(loss_fn, has_aux=True),
+        optimizer,
+        state,
+        batch,
+        rng,
+        accumulate=accumulate,
+        ema_decay=ema_decay,
+    )
+
+
+def update_step(
+    gradient_fn: Callable[[Any, Batch, jax.Array], tuple[tuple[Array, Scalars], Any]],
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    rng: jax.Array,
+    *,
+    accumulate: int = 1,
+    ema_decay: float | None = None,
+) -> tuple[TrainState, Scalars]:
+    """`gradient_step` along a gradient that is not that of one loss.
+
+    Args:
+      gradient_fn: parameters, batch, key -> ((loss, named scalars), gradients), what
+        `jax.value_and_grad(loss_fn, has_aux=True)` gives. It sees the examples of one
+        device; `mean_over_devices` tells it about the others.
+      The rest, results and errors: as of `gradient_step`.
+    """
     if (ema_decay is None) != (state.ema is None):
         raise ValueError(
             f"ema_decay={ema_decay}, but the state was made"
@@ -58,14 +87,13 @@ def gradient_step(
         )
 
     def gradient(params, batch, rng):
-        def of_part(part):
-            return jax.value_and_grad(loss_fn, has_aux=True)(params, part, rng)
-
-        return _mean_over_parts(of_part, batch, accumulate)
+        return _mean_over_parts(
+            lambda part: gradient_fn(params, part, rng), batch, accumulate
+        )
 
     size = next(iter(batch.values())).shape[0]
     batch = {**batch, ROW: jnp.arange(size)}
-    (loss, scalars), gradients = _mean_over_devices(gradient, state.params, batch, rng)
+    (loss, scalars), gradients = _on_each_device(gradient, state.params, batch, rng)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -88,7 +116,18 @@ def gradient_step(
     return state, scalars
 
 
-def _mean_over_devices(
+def mean_over_devices(values: Any) -> Any:
+    """Mean over all devices of arrays that each made from its examples.
+
+    For a loss or gradient function that needs a mean over the whole batch (the whole
+    part, where a batch is worked on in parts) to go on with. Where examples are not
+    split, the values as they are.
+    """
+    axes = jax.sharding.get_abstract_mesh().manual_axes
+    return jax.lax.pmean(values, axes) if axes else values
+
+
+def _on_each_device(
     function: Callable[..., Any], params: Any, batch: Batch, rng: jax.Array
 ) -> Any:
     """Mean of what a function of (params, batch, rng) gives on the part of each device.
@@ -102,7 +141,7 @@ def _mean_over_devices(
         return function(params, batch, rng)
     axes, everywhere = tuple(mesh.axis_names), PartitionSpec()
     return jax.shard_map(
-        lambda *arguments: jax.lax.pmean(function(*arguments), axes),
+        lambda *arguments: mean_over_devices(function(*arguments)),
         in_specs=(everywhere, PartitionSpec(axes), everywhere),
         out_specs=everywhere,
         check_vma=False,
@@ -119,8 +158,10 @@ def _mean_over_parts(function: Callable[[Batch], Any], batch: Batch, count: int)
             f"train.accumulate={count} does not divide a batch of {size} examples;"
             " choose a divisor"
         )
+    # Every count-th example: so the devices together have the same examples in a part,
+    # however many they are.
     parts = {
-        key: array.reshape(count, size // count, *array.shape[1:])
+        key: array.reshape(size // count, count, *array.shape[1:]).swapaxes(0, 1)
         for key, array in batch.items()
     }
 
