@@ -77,14 +77,14 @@ class VAE(nn.Module):
             widths = [
                 max(self.features >> level, 16) for level in reversed(range(levels))
             ]
-            self.encoder = _ResidualEncoder(
+            self.encoder = ResidualEncoder(
                 tuple(widths),
                 self.num_blocks,
                 2 * self.latent_channels,
                 dtype,
                 self.remat,
             )
-            self.decoder = _ResidualDecoder(
+            self.decoder = ResidualDecoder(
                 tuple(widths[::-1]), self.num_blocks, dtype, self.remat
             )
         elif self.preset == "reference":
@@ -125,7 +125,7 @@ class VAE(nn.Module):
         return self.decode(self.encode(image).mean)
 
 
-class _ResidualEncoder(nn.Module):
+class ResidualEncoder(nn.Module):
     widths: tuple[int, ...]  # from full resolution to the latent grid
     num_blocks: int
     out: int
@@ -144,7 +144,7 @@ class _ResidualEncoder(nn.Module):
         return Conv(self.out)(silu(x))
 
 
-class _ResidualDecoder(nn.Module):
+class ResidualDecoder(nn.Module):
     widths: tuple[int, ...]  # from the latent grid to half resolution
     num_blocks: int
     dtype: jnp.dtype

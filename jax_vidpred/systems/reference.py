@@ -230,10 +230,10 @@ class ReferenceSystem(Predictor):
         self.vae: VAESystem = stages["vae"].system
         self.frozen = {"vae": stages["vae"].params}
         self.net = ReferenceTemporal(**model)
-        if self.net.latent_channels != self.vae.vae.latent_channels:
+        if self.net.latent_channels != self.vae.latent_channels:
             raise ValueError(
                 f"a temporal model of {self.net.latent_channels} latent channels does"
-                f" not go with a VAE of {self.vae.vae.latent_channels}; give the VAE"
+                f" not go with a VAE of {self.vae.latent_channels}; give the VAE"
                 " that it was trained with"
             )
         self.num_context = num_context

@@ -19,15 +19,13 @@ from jax_vidpred.models.flow_warp import over_images
 from jax_vidpred.models.vae import VAE
 from jax_vidpred.ops import schedules
 from jax_vidpred.ops.image import to_float
-from jax_vidpred.systems import samples
+from jax_vidpred.systems import latent_scale, samples
 from jax_vidpred.systems.perceptual import Perceptual, named_perceptual
 from jax_vidpred.train import rngs
 from jax_vidpred.train.optim import make_optimizer
 from jax_vidpred.train.protocol import Batch, Scalars, System
 from jax_vidpred.train.state import TrainState
 from jax_vidpred.train.steps import gradient_step
-
-STATISTICS_DECAY = 0.99
 
 
 class VAESystem(System):
@@ -57,6 +55,7 @@ class VAESystem(System):
         perceptual: Perceptual | str = "",
     ):
         self.vae = VAE(**model)
+        self.latent_channels, self.stride = self.vae.latent_channels, self.vae.stride
         self.optimizer = make_optimizer(**optim)
         self.ema_decay, self.accumulate = ema_decay, accumulate
         if isinstance(perceptual, str):
@@ -65,11 +64,9 @@ class VAESystem(System):
 
     def init(self, rng: jax.Array, batch: Batch) -> TrainState:
         frames = jnp.zeros((1, *batch[schema.VIDEO].shape[2:]), jnp.float32)
-        channels = self.vae.latent_channels
         params = {
             "net": self.vae.init(rng, frames)["params"],
-            "latent_mean": jnp.zeros(channels),
-            "latent_variance": jnp.ones(channels),
+            **latent_scale.initial(self.latent_channels),
         }
         return TrainState.create(
             params=params, optimizer=self.optimizer, ema=self.ema_decay is not None
@@ -83,8 +80,7 @@ class VAESystem(System):
             total, scalars, latent = self.loss(
                 params["net"], video, rows, rng, state.step
             )
-            moments = latent.mean((0, 1, 2)), jnp.square(latent).mean((0, 1, 2))
-            return total, scalars | {"moments": jax.lax.stop_gradient(moments)}
+            return total, scalars | {"moments": latent_scale.moments(latent)}
 
         old = state.params
         state, scalars = gradient_step(
@@ -96,15 +92,8 @@ class VAESystem(System):
             accumulate=self.accumulate,
             ema_decay=self.ema_decay,
         )
-        mean, square = scalars.pop("moments")
-        # Rounding may bring it below zero where a channel hardly varies.
-        variance = jnp.maximum(square - jnp.square(mean), 0.0)
-        # No bias from the start: the first step takes the moments as they are.
-        decay = jnp.where(state.step == 1, 0.0, STATISTICS_DECAY)
-        statistics = {
-            "latent_mean": decay * old["latent_mean"] + (1 - decay) * mean,
-            "latent_variance": decay * old["latent_variance"] + (1 - decay) * variance,
-        }
+        moments = scalars.pop("moments")
+        statistics = latent_scale.follow(old, moments, state.step)
         state = state.replace(params=state.params | statistics)
         if state.ema is not None:
             state = state.replace(ema=state.ema | statistics)
@@ -142,9 +131,7 @@ class VAESystem(System):
                 {"params": params["net"]}, images, method="encode"
             ).mean
 
-        latents = over_images(mean, video)
-        centre, deviation = _moments(params, latents.shape)
-        return (latents - centre) / deviation
+        return latent_scale.scaled(params, over_images(mean, video))
 
     def decode(
         self, params: Any, latents: Float[Array, "*b gh gw c"]
@@ -154,21 +141,7 @@ class VAESystem(System):
         def frames(latent):
             return self.vae.apply({"params": params["net"]}, latent, method="decode")
 
-        centre, deviation = _moments(params, latents.shape)
-        return over_images(frames, latents * deviation + centre)
-
-
-def _moments(params: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and standard deviation of the latents, broadcast to `shape`.
-
-    Constants: were they trained (in the joint phase they are parameters), a large
-    variance would make every distance between latents small.
-    """
-    mean, variance = (
-        jax.lax.stop_gradient(jnp.broadcast_to(params[name], shape))
-        for name in ("latent_mean", "latent_variance")
-    )
-    return mean, jnp.sqrt(variance + 1e-6)
+        return over_images(frames, latent_scale.unscaled(params, latents))
 
 
 class VAELoss:

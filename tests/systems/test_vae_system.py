@@ -8,7 +8,8 @@ import pytest
 from jax_vidpred.data import schema
 from jax_vidpred.models.vae import Gaussian
 from jax_vidpred.ops.image import to_float
-from jax_vidpred.systems.vae import STATISTICS_DECAY, VAELoss
+from jax_vidpred.systems.latent_scale import STATISTICS_DECAY
+from jax_vidpred.systems.vae import VAELoss
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ Initializer = nn.initializers.Initializer
 
 
 class Conv(nn.Module):
-    """2-D convolution with bias; stride 1 keeps the size, stride s divides it by s.
+    """2-D convolution; stride 1 keeps the size, stride s divides it by s.
 
     Attributes:
       features: output channels.
       kernel: side of the square kernel.
       stride: step in both directions.
       kernel_init: initialiser of the kernel; zeros make a head that starts silent.
-      bias: initial value of the bias.
+      bias: initial value of the bias; None for a convolution without.
       dtype: computation type; parameters stay float32.
     """
 
@@ -27,16 +27,19 @@ class Conv(nn.Module):
     kernel: int = 3
     stride: int = 1
     kernel_init: Initializer = nn.initializers.lecun_normal()
-    bias: float = 0.0
+    bias: float | None = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        bias = self.param("bias", nn.initializers.constant(self.bias), (self.features,))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        return _biased(conv_ops.conv2d(x, kernel, self.stride), bias)
+        y = conv_ops.conv2d(x, kernel, self.stride)
+        if self.bias is None:
+            return y
+        bias = self.param("bias", nn.initializers.constant(self.bias), (self.features,))
+        return _biased(y, bias)
 
 
 class ConvTranspose(nn.Module):
