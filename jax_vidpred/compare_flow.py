@@ -141,14 +141,14 @@ def compare(pairs: list[FlowPair]) -> dict[str, Any]:
 def _has(root: str, source: str, grid: FlowGrid, files: Files) -> bool:
     if source == ANNOTATIONS:
         return files.annotation is not None
-    return flow_path(root, source, grid, files.video_id).is_file()
+    return flow_path(root, source, grid, files.video_id, files.split).is_file()
 
 
 def _read(root, source, grid, files, num_frames):
     if source == ANNOTATIONS:
         annotation = Annotation.from_json(files.annotation)
         return cast_flow(annotation, *grid.cells, frame_stride=grid.frame_stride)
-    path = flow_path(root, source, grid, files.video_id)
+    path = flow_path(root, source, grid, files.video_id, files.split)
     return read_flow(path, num_frames - grid.frame_stride, grid.cells)
 
 

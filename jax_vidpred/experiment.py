@@ -17,10 +17,12 @@ import jax
 
 from jax_vidpred import systems
 from jax_vidpred.data import builder, pipeline
-from jax_vidpred.data.schema import SPLIT_STARTS, VIDEO, DataError
+from jax_vidpred.data.latents import with_latents
+from jax_vidpred.data.schema import LATENT, SPLIT_STARTS, VIDEO, DataError
 from jax_vidpred.data.skips import Skips
 from jax_vidpred.data.source import VideoSource
 from jax_vidpred.data.twin.dataset import available_cores, write_dataset
+from jax_vidpred.evaluation.journal import fingerprint
 from jax_vidpred.train import checkpoint, cluster
 from jax_vidpred.train.loop import train
 from jax_vidpred.train.mesh import make_layout, split_cpu
@@ -88,9 +90,19 @@ def run(
         _write_record(config, workdir, requires_dir, places)
     data, evaluation = config["data"], config["eval"]
     held_out = sources.get("validation", sources["train"])
+    train_keys = system.train_keys or system.required_keys
+    train_source = sources["train"]
+    if LATENT in train_keys:
+        first_stage = fingerprint(dict(system.frozen))
+        with cluster.first_process_first(f"latents of {workdir}"):
+            train_source = with_latents(
+                train_source,
+                system.encode_frames,
+                requires_dir / "latents",
+                first_stage,
+            )
     skips = Skips()
     common = {
-        "keys": system.required_keys,
         "skips": skips,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
@@ -110,7 +122,8 @@ def run(
     train(
         system,
         train_batches=lambda first_step: pipeline.train_batches(
-            sources["train"],
+            train_source,
+            keys=train_keys,
             batch_size=data["batch_size"],
             seed=config["seed"],
             first_step=first_step,
@@ -120,6 +133,7 @@ def run(
         eval_batches=functools.partial(
             pipeline.eval_batches,
             held_out,
+            keys=system.required_keys,
             batch_size=evaluation["batch_size"],
             clips=clips,
             **common,
@@ -202,8 +216,8 @@ def prepare_data(
     )
     if "train" not in sources:
         raise DataError(
-            "the data has no training video (numbers 00000 to 09999 are the training"
-            " split); add some"
+            "the data has no training video (numbers 00000 to 09999, or a folder train,"
+            " are the training split); add some"
         )
     return sources
 

@@ -121,7 +121,9 @@ def _main(options: argparse.Namespace) -> int:
     with command.progress() as show:
         for index, files in enumerate(videos):
             show("estimating flow", index, len(videos))
-            path = flow_path(options.root, network.name, grid, files.video_id)
+            path = flow_path(
+                options.root, network.name, grid, files.video_id, files.split
+            )
             if is_flow_of(path, estimate.checksum):
                 continue
             try:

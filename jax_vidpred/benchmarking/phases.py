@@ -60,11 +60,23 @@ def build_phases(config: Mapping[str, Any]) -> list[Phase]:
             phases += build_phases(required)
             stages[name] = Stage(phases[-1].system, phases[-1].params)
     system = systems.create(config, stages)
-    batch = random_batch(config["data"], system.required_keys)
+    return [*phases, untrained(config, system)]
+
+
+def untrained(config: Mapping[str, Any], system: System) -> Phase:
+    """A system before its first step, with a batch of noise to train on."""
+    keys = system.train_keys or system.required_keys
+    batch = random_batch(config["data"], [key for key in keys if key != schema.LATENT])
+    if schema.LATENT in keys:
+        data = config["data"]
+        grid = (data["height"] // system.stride, data["width"] // system.stride)
+        shape = (data["batch_size"], data["clip_frames"], *grid, system.latent_channels)
+        noise = np.random.default_rng(0).normal(size=shape)
+        batch[schema.LATENT] = noise.astype(np.float32)
     layout = make_layout(**config["mesh"])
     key = rngs.for_step(config["seed"], "init", 0)
     state = layout.born(system.init, key, layout.put_batch(batch))
-    return [*phases, Phase(config, system, batch, state, layout)]
+    return Phase(config, system, batch, state, layout)
 
 
 def random_batch(

@@ -1,7 +1,7 @@
-"""CLEVRER files -> a prepared data set, made once and used again.
+"""Files of videos -> a prepared data set, made once and used again.
 
-The videos under a folder, their annotations and stored flow become files of records
-(see `records`), in a folder that is named after all that it was made from.
+The videos under a folder, their annotations, labels and stored flow become files of
+records (see `records`), in a folder that is named after all that it was made from.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from jax_vidpred.data.flow_files import FlowGrid, find_flow
 from jax_vidpred.data.lock import one_at_a_time
 from jax_vidpred.data.records import Clevrer, ClevrerConfig, say
 from jax_vidpred.data.schema import NUM_FRAMES, DataError
-from jax_vidpred.data.source import VideoSource, record_fields
+from jax_vidpred.data.source import VideoSource
 
 
 def prepare(
@@ -50,7 +50,7 @@ def prepare(
     use it. What a killed run has left behind is removed by the next.
 
     Args:
-      root: folder of CLEVRER files, see `clevrer.index_files`.
+      root: folder of videos in any layout that `clevrer.index_files` knows.
       out: folder for prepared data sets.
       height, width: of the stored frames, in pixels.
       grid_stride: pixels per cell of the grid that flow and visibility live on.
@@ -80,7 +80,7 @@ def prepare(
         for split, videos in choose_files(root, only).items()
     }
     config = ClevrerConfig(
-        name=f"{grid.name}_{compression}_{_fingerprint(root, files)}",
+        name=f"{grid.name}_{compression}_{fingerprint(root, files)}",
         height=height,
         width=width,
         grid_stride=grid_stride,
@@ -107,7 +107,8 @@ def _with_flow(root: str | os.PathLike, grid: FlowGrid, files: Files) -> Files:
     """Adds stored flow, where it cannot be cast."""
     if files.annotation is not None:
         return files
-    return dataclasses.replace(files, flow=find_flow(root, grid, files.video_id))
+    flow = find_flow(root, grid, files.video_id, files.split)
+    return dataclasses.replace(files, flow=flow)
 
 
 def _folder(out: str, config: ClevrerConfig) -> pathlib.Path:
@@ -143,10 +144,9 @@ def _build(out: str, config: ClevrerConfig) -> None:
 
 def _room(out: str, config: ClevrerConfig) -> str:
     """How much there is, and about how much it takes: videos have 128 frames."""
-    fields = record_fields(config.height, config.width, config.grid_stride)
     a_frame = sum(
         math.prod(field.shape) * np.dtype(field.stored).itemsize
-        for field in fields.values()
+        for field in config.fields.values()
     )
     wanted = a_frame * NUM_FRAMES * sum(map(len, config.files.values()))
     try:
@@ -167,7 +167,9 @@ def _open(out: str, config: ClevrerConfig) -> dict[str, VideoSource] | None:
         builder = Clevrer(data_dir=out, config=config)
         if not builder.is_prepared():
             return None
-        for split, videos in builder.info.metadata["videos"].items():
+        metadata = builder.info.metadata
+        for split, videos in metadata["videos"].items():
+            labelled = metadata["labelled"][split] if config.labels else []
             records = builder.as_data_source(
                 split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
             )
@@ -177,11 +179,12 @@ def _open(out: str, config: ClevrerConfig) -> dict[str, VideoSource] | None:
             sources[split] = VideoSource(
                 split=split,
                 records=records,
-                fields=record_fields(config.height, config.width, config.grid_stride),
+                fields=config.fields,
                 frame_stride=config.frame_stride,
                 video_ids=np.array(video_ids, np.int32),
                 num_frames=np.array(num_frames, np.int32),
                 annotated=np.array(annotated, bool),
+                labelled=np.isin(video_ids, labelled),
                 flow_source=flow_source,
                 fingerprint=config.name,
                 folder=os.fspath(folder),
@@ -207,15 +210,24 @@ def _quiet_tfds():
         logging.set_verbosity(verbosity)
 
 
-def _fingerprint(root: str | os.PathLike, files: Mapping[str, Sequence[Files]]) -> str:
+def fingerprint(root: str | os.PathLike, files: Mapping[str, Sequence[Files]]) -> str:
     """A short hash of the names, sizes and times of all files that are read."""
     digest = hashlib.sha256()
     for one in itertools.chain(*files.values()):
-        for path in (one.video, one.annotation, one.flow):
+        for path in (one.video, one.annotation, one.flow, one.label):
             if path is None:
                 continue
             for part in sorted(path.iterdir()) if path.is_dir() else [path]:
-                stat = part.stat()
+                stat = _stat(part)
                 row = (str(part.relative_to(root)), stat.st_size, int(stat.st_mtime))
                 digest.update(repr(row).encode())
     return digest.hexdigest()[:12]
+
+
+def _stat(path: pathlib.Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except NotADirectoryError:  # a video in an HDF5 file
+        return path.parent.stat()
+    except FileNotFoundError:  # a link to nothing: reading will say so
+        return path.lstat()

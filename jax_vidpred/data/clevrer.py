@@ -1,4 +1,4 @@
-"""The official CLEVRER files, in any of their layouts, as arrays.
+"""The official CLEVRER files, in any of their layouts, as arrays; and other layouts.
 
 Nothing here needs JAX or TFDS: the worker processes of the builder import this module.
 """
@@ -9,15 +9,17 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool
 
 from jax_vidpred.data.flow_files import read_flow
+from jax_vidpred.data.frame_folders import check_frames, index_labels, index_splits
 from jax_vidpred.data.schema import (
     COLLISION,
     FLOW,
+    LABEL,
     MAX_OBJECTS,
     PAIRS,
     PRESENT,
@@ -32,7 +34,7 @@ from jax_vidpred.data.schema import (
     split_of,
 )
 from jax_vidpred.data.twin.groundtruth import cast_flow, cast_segments
-from jax_vidpred.data.video_io import read_video
+from jax_vidpred.data.video_io import IMAGE_SUFFIXES, read_video
 from jax_vidpred.ops import spread
 from jax_vidpred.ops.masks import decode_rle
 
@@ -47,10 +49,13 @@ class Files:
 
     Attributes:
       video_id: number of the video.
-      video: an mp4 file, or a folder of pictures.
+      video: an mp4 file, a folder of pictures, or a place in an HDF5 file.
       annotation: official annotation; None where there is none (all of test).
       proposals: masks that a detector found; None where there are none.
       flow: stored by `flow_files`, for a video that has no annotation.
+      label: pictures of what is to be seen, of any kind that `video` may be of.
+      split: as the layout says it, numbers then count within a split; "" where the
+        number alone determines the split.
     """
 
     video_id: int
@@ -58,6 +63,8 @@ class Files:
     annotation: pathlib.Path | None = None
     proposals: pathlib.Path | None = None
     flow: pathlib.Path | None = None
+    label: pathlib.Path | None = None
+    split: str = ""
 
 
 def index_files(root: str | os.PathLike) -> dict[str, tuple[Files, ...]]:
@@ -66,7 +73,8 @@ def index_files(root: str | os.PathLike) -> dict[str, tuple[Files, ...]]:
     Only names count, not the layout: `video_N.mp4`, `annotation_N.json`,
     `proposal_N.json` or `sim_N.json`, and folders `sim_N` or `video_N` of pictures, at
     any depth. The number alone determines the split. Where a video is there both as mp4
-    and as pictures, the mp4 is used.
+    and as pictures, the mp4 is used. Where there is nothing of these names, folders of
+    splits are looked for, see `frame_folders`.
 
     Returns:
       The splits that have videos, in the order train, validation, test; their videos
@@ -105,9 +113,7 @@ def index_files(root: str | os.PathLike) -> dict[str, tuple[Files, ...]]:
 
     videos = found["pictures"] | found["video"]
     if not videos:
-        raise DataError(
-            f"{root}: no videos in it; wanted files video_NNNNN.mp4 at any depth"
-        )
+        return _index_folders(root)
     index = {split: [] for split in SPLIT_STARTS}
     for number, video in sorted(videos.items()):
         files = Files(
@@ -118,6 +124,24 @@ def index_files(root: str | os.PathLike) -> dict[str, tuple[Files, ...]]:
         )
         index[split_of(number)].append(files)
     return {split: tuple(files) for split, files in index.items() if files}
+
+
+def _index_folders(root: pathlib.Path) -> dict[str, tuple[Files, ...]]:
+    videos = index_splits(root)
+    if not videos:
+        raise DataError(
+            f"{root}: no videos in it; wanted files video_NNNNN.mp4 at any depth, or"
+            " folders train, val and test of frames (train/00000/00000.png) or of HDF5"
+            " files (train/shard_0001.hdf5)"
+        )
+    labels = index_labels(root, videos)
+    return {
+        split: tuple(
+            Files(number, video, label=labels.get((split, number)), split=split)
+            for number, video in places.items()
+        )
+        for split, places in videos.items()
+    }
 
 
 def choose_files(
@@ -154,11 +178,11 @@ def read_arrays(
 
     Rows of quantities between two frames describe the step from frame t to frame
     t + frame_stride; the last frame_stride rows, which have no such frame, are zero.
-    Without an annotation only `video` is there, and FLOW and VISIBLE where they are
-    stored.
+    Without an annotation only VIDEO is there, and FLOW, VISIBLE and LABEL where they
+    are stored.
 
     Returns:
-      VIDEO uint8 [t, height, width, 3]; and with gh = height / grid_stride,
+      VIDEO and LABEL uint8 [t, height, width, 3]; and with gh = height / grid_stride,
       gw = width / grid_stride: FLOW float16 [t, gh, gw, 2], VISIBLE float16
       [t, gh, gw, 1], SEGMENTS uint8 [t, height, width], STATE float32
       [t, MAX_OBJECTS, 4], PRESENT uint8 [t, MAX_OBJECTS], COLLISION float32 [t], the
@@ -168,13 +192,14 @@ def read_arrays(
     Raises:
       DataError: a file cannot be used.
     """
-    video = read_video(files.video, size=(height, width))
+    pictures = read_pictures(files, (height, width))
+    video = pictures[VIDEO]
     cells = (height // grid_stride, width // grid_stride)
     if files.annotation is None:
         if files.flow is None:
-            return {VIDEO: video}
+            return pictures
         flow, visible = read_flow(files.flow, len(video) - frame_stride, cells)
-        return {VIDEO: video, **_padded(flow, visible, frame_stride)}
+        return pictures | _padded(flow, visible, frame_stride)
     annotation = Annotation.from_json(files.annotation)
     num_frames, num_objects = annotation.num_frames, annotation.num_objects
     if annotation.video_id != files.video_id:
@@ -199,27 +224,67 @@ def read_arrays(
         )
 
     flow, visible = cast_flow(annotation, *cells, frame_stride=frame_stride)
+    return {
+        VIDEO: video,
+        **_padded(flow, visible, frame_stride),
+        SEGMENTS: cast_segments(annotation, height, width),
+        **object_states(annotation),
+        **_collisions(annotation, frame_stride),
+    }
+
+
+def read_pictures(
+    files: Files,
+    size: tuple[int, int] | None,
+    suffixes: Sequence[str] = IMAGE_SUFFIXES,
+) -> dict[str, np.ndarray]:
+    """The frames of a video, and its label pictures if there are any.
+
+    Args:
+      size: (height, width) that they are brought to, if they have another; None = as
+        they are.
+      suffixes: of frames that are pictures; others are left out.
+
+    Returns:
+      VIDEO, and LABEL, uint8 [t, height, width, 3].
+
+    Raises:
+      DataError: they cannot be read, or are not of the same number.
+    """
+    arrays = {}
+    for key, place in ((VIDEO, files.video), (LABEL, files.label)):
+        if place is None:
+            continue
+        if files.split and place.is_dir():
+            check_frames(place, suffixes)
+        arrays[key] = read_video(place, size=size, suffixes=suffixes)
+    if LABEL in arrays and len(arrays[LABEL]) != len(arrays[VIDEO]):
+        raise DataError(
+            f"{files.label} has {len(arrays[LABEL])} pictures, but {files.video} has"
+            f" {len(arrays[VIDEO])}; make one for each frame or leave both out"
+        )
+    return arrays
+
+
+def read_or_error(
+    files: Files, *, read: Callable[..., dict[str, np.ndarray]] = read_arrays, **options
+) -> dict[str, np.ndarray] | DataError:
+    """`read_arrays`, or the error in its place, for one bad file must not stop all."""
+    try:
+        return read(files, **options)
+    except DataError as error:
+        return error
+
+
+def object_states(annotation: Annotation) -> dict[str, np.ndarray]:
+    """STATE float32 [t, MAX_OBJECTS, 4] and PRESENT uint8 [t, MAX_OBJECTS]."""
+    num_frames, num_objects = annotation.num_frames, annotation.num_objects
     state = np.zeros((num_frames, MAX_OBJECTS, len(STATE_FEATURES)), np.float32)
     state[:, :num_objects, :2] = annotation.location[..., :2]
     state[:, :num_objects, 2:] = annotation.velocity[..., :2]
     present = np.zeros((num_frames, MAX_OBJECTS), np.uint8)
     present[:, :num_objects] = annotation.in_view
-    return {
-        VIDEO: video,
-        **_padded(flow, visible, frame_stride),
-        SEGMENTS: cast_segments(annotation, height, width),
-        STATE: state,
-        PRESENT: present,
-        **_collisions(annotation, frame_stride),
-    }
-
-
-def read_or_error(files: Files, **options) -> dict[str, np.ndarray] | DataError:
-    """`read_arrays`, or the error in its place, for one bad file must not stop all."""
-    try:
-        return read_arrays(files, **options)
-    except DataError as error:
-        return error
+    return {STATE: state, PRESENT: present}
 
 
 def _padded(

@@ -50,20 +50,29 @@ class FlowGrid:
 
 
 def flow_path(
-    root: str | os.PathLike, source: str, grid: FlowGrid, video_id: int
+    root: str | os.PathLike,
+    source: str,
+    grid: FlowGrid,
+    video_id: int,
+    split: str = "",
 ) -> pathlib.Path:
-    """Where the flow of a video is stored, whether it is there or not."""
+    """Where the flow of a video is stored, whether it is there or not.
+
+    Args:
+      split: where numbers count within a split, see `clevrer.Files`.
+    """
     folder = pathlib.Path(root) / FOLDER / source / grid.name
-    return folder / f"flow_{video_id:05d}.npz"
+    name = f"{split}_{video_id:05d}" if split else f"{video_id:05d}"
+    return folder / f"flow_{name}.npz"
 
 
 def find_flow(
-    root: str | os.PathLike, grid: FlowGrid, video_id: int
+    root: str | os.PathLike, grid: FlowGrid, video_id: int, split: str = ""
 ) -> pathlib.Path | None:
     """The stored flow of a video; of several sources the first in the alphabet."""
     folder = pathlib.Path(root) / FOLDER
     for source in sorted(folder.iterdir()) if folder.is_dir() else []:
-        path = flow_path(root, source.name, grid, video_id)
+        path = flow_path(root, source.name, grid, video_id, split)
         if path.is_file():
             return path
     return None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from jax_vidpred.data.schema import MASK, START, VIDEO_ID, DataError
+from jax_vidpred.data.schema import LABEL, MASK, START, VIDEO_ID, DataError
 from jax_vidpred.data.skips import Skips
 from jax_vidpred.data.source import ANNOTATED_KEYS, FLOW_KEYS, STEP_KEYS, VideoSource
 from jax_vidpred.data.transforms import GivenClips, RandomClips, ReadClips, clip_span
@@ -24,8 +24,15 @@ def check_keys(source: VideoSource, keys: Sequence[str]) -> None:
     """Says before any training whether a source can give what a system needs.
 
     Raises:
-      DataError: an unknown key, or one that needs annotations where there are none.
+      DataError: an unknown key, or one that needs annotations or labels where there
+        are none.
     """
+    if LABEL in keys and not source.labelled.any():
+        raise DataError(
+            f"split {source.split!r} has no label pictures, but {LABEL!r} is asked for;"
+            f" put them beside the frames (labels/{source.split}/00000/00000.png), or"
+            " leave it out"
+        )
     for key in keys:
         if key not in source.fields and key not in ALWAYS:
             raise DataError(
@@ -47,6 +54,7 @@ def usable_videos(
     """Indices of the videos that can give such clips: [m] int64.
 
     Where a key is made from annotations, only annotated videos can; flow may be stored.
+    LABEL is known of labelled videos only.
 
     Raises:
       DataError: as `check_keys`; a stride that flow was not made for; a video that is

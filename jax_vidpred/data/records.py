@@ -22,8 +22,8 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from jax_vidpred.data.clevrer import Files, read_or_error
 from jax_vidpred.data.flow_files import ANNOTATIONS, source_of
-from jax_vidpred.data.schema import FLOW, SEGMENTS, VIDEO_ID, DataError
-from jax_vidpred.data.source import FRAME, FRAMES_PER_RECORD, record_fields
+from jax_vidpred.data.schema import FLOW, LABEL, SEGMENTS, VIDEO_ID, DataError
+from jax_vidpred.data.source import FRAME, FRAMES_PER_RECORD, Field, record_fields
 from jax_vidpred.data.video_io import write_whole
 from jax_vidpred.data.workers import ordered_map
 
@@ -54,11 +54,24 @@ class ClevrerConfig(tfds.core.BuilderConfig):
     )
     num_workers: int = 1
 
+    @property
+    def labels(self) -> bool:
+        """Whether any video has label pictures."""
+        return any(one.label for one in itertools.chain(*self.files.values()))
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """What a record holds for each of its frames."""
+        return record_fields(
+            self.height, self.width, self.grid_stride, labels=self.labels
+        )
+
 
 class Clevrer(tfds.core.GeneratorBasedBuilder):
     """Videos of colliding objects, FRAMES_PER_RECORD frames a record, in order.
 
-    `metadata.json` lists (number, frames, annotated, flow source) of all videos;
+    `metadata.json` lists (number, frames, annotated, flow source) of all videos, and
+    the numbers of those with labels where there are any;
     `skipped.json` the files that could not be used, with reasons.
     """
 
@@ -69,7 +82,6 @@ class Clevrer(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
-        fields = record_fields(config.height, config.width, config.grid_stride)
         features = {
             key: tfds.features.Tensor(
                 shape=(FRAMES_PER_RECORD, *field.shape),
@@ -77,14 +89,16 @@ class Clevrer(tfds.core.GeneratorBasedBuilder):
                 # TFDS would store integers as varints, 18 times slower to read.
                 encoding="bytes",
             )
-            for key, field in fields.items()
+            for key, field in config.fields.items()
         }
         features[VIDEO_ID] = tfds.features.Scalar(np.int32)
         features[FRAME] = tfds.features.Scalar(np.int32)
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(videos={}),
+            metadata=tfds.core.MetadataDict(
+                videos={}, **({"labelled": {}} if config.labels else {})
+            ),
             disable_shuffling=True,
         )
 
@@ -97,7 +111,7 @@ class Clevrer(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split, files):
         config = self.builder_config
-        fields = record_fields(config.height, config.width, config.grid_stride)
+        fields = config.fields
         options = {
             "height": config.height,
             "width": config.width,
@@ -107,6 +121,9 @@ class Clevrer(tfds.core.GeneratorBasedBuilder):
         videos, self.skipped[split] = [], []
         # The metadata that TFDS writes beside the records, in the end.
         self.info.metadata["videos"][split] = videos
+        labelled = []
+        if config.labels:
+            self.info.metadata["labelled"][split] = labelled
         results = ordered_map(
             functools.partial(read_or_error, **options),
             files,
@@ -123,6 +140,8 @@ class Clevrer(tfds.core.GeneratorBasedBuilder):
             source = source_of(one.flow) if FLOW in arrays and one.flow else ""
             source = ANNOTATIONS if annotated else source
             videos.append([one.video_id, num_frames, annotated, source])
+            if LABEL in arrays:
+                labelled.append(one.video_id)
             for start in range(0, num_frames, FRAMES_PER_RECORD):
                 record = {VIDEO_ID: one.video_id, FRAME: start}
                 for key, field in fields.items():

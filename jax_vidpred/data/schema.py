@@ -15,10 +15,12 @@ MASK = "mask"  # [b] bool, False marks the padding of a last batch
 FLOW = "flow"  # [b, t-1, gh, gw, 2] grid pixels (x right, y down); lives on frame t+1
 VISIBLE = "visible"  # [b, t-1, gh, gw, 1] in [0, 1]; 1 = content is found in frame t
 SEGMENTS = "segments"  # [b, t, h, w] uint8; 0 = floor, k + 1 = object k
+LABEL = "label"  # [b, t, h, w, 3] uint8; a picture of what is to be seen, as a pose
 STATE = "state"  # [b, t, n, d] float32, the columns named by STATE_FEATURES
 PRESENT = "present"  # [b, t, n] bool; True where the object exists and is in view
 COLLISION = "collision"  # [b, t-1] float32; number of collisions between t and t+1
 PAIRS = "pairs"  # [b, t-1, n, n] bool; who first touches whom between t and t+1
+LATENT = "latent"  # [b, t, gh, gw, c] float32; what a frozen first stage makes of it
 VIDEO_ID = "video_id"  # [b] int32
 START = "start"  # [b] int32, the raw frame that the clip starts with
 # Added by the training step:

@@ -13,6 +13,7 @@ import numpy as np
 from jax_vidpred.data.schema import (
     COLLISION,
     FLOW,
+    LABEL,
     MAX_OBJECTS,
     PAIRS,
     PRESENT,
@@ -55,10 +56,12 @@ class Field:
     given: type
 
 
-def record_fields(height: int, width: int, grid_stride: int) -> dict[str, Field]:
-    """What a record holds for each of its frames."""
+def record_fields(
+    height: int, width: int, grid_stride: int, *, labels: bool = False
+) -> dict[str, Field]:
+    """What a record holds for each of its frames; LABEL only where there are labels."""
     grid = (height // grid_stride, width // grid_stride)
-    return {
+    fields = {
         VIDEO: Field((height, width, 3), np.uint8, np.uint8),
         FLOW: Field((*grid, 2), np.float16, np.float32),
         VISIBLE: Field((*grid, 1), np.float16, np.float32),
@@ -68,6 +71,9 @@ def record_fields(height: int, width: int, grid_stride: int) -> dict[str, Field]
         COLLISION: Field((), np.float32, np.float32),
         PAIRS: Field((MAX_OBJECTS, MAX_OBJECTS), np.uint8, np.bool_),
     }
+    if labels:
+        fields[LABEL] = Field((height, width, 3), np.uint8, np.uint8)
+    return fields
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,6 +88,7 @@ class VideoSource:
       video_ids: [n] int32, number of each video.
       num_frames: [n] int32, its length.
       annotated: [n] bool, whether its ANNOTATED_KEYS are known.
+      labelled: [n] bool, whether its LABEL is known.
       flow_source: [n] where its FLOW_KEYS come from: "annotations", the name of a
         network, or "" where they are not known.
       fingerprint: of the files and settings that it was prepared from.
@@ -95,6 +102,7 @@ class VideoSource:
     video_ids: np.ndarray
     num_frames: np.ndarray
     annotated: np.ndarray
+    labelled: np.ndarray
     flow_source: tuple[str, ...]
     fingerprint: str
     folder: str
@@ -118,6 +126,8 @@ class VideoSource:
         known = np.ones(len(self), bool)
         if any(key in ANNOTATED_KEYS for key in keys):
             known &= self.annotated
+        if LABEL in keys:
+            known &= self.labelled
         if any(key in FLOW_KEYS for key in keys):
             known &= np.array([bool(source) for source in self.flow_source])
         return known

@@ -9,6 +9,7 @@ import fractions
 import io
 import os
 import pathlib
+from collections.abc import Sequence
 
 import av
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from jax_vidpred.data.schema import FRAMES_PER_SECOND, DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+H5_SUFFIXES = (".hdf5", ".h5")
 # FFmpeg's fast paths between YUV and RGB darken pictures by up to two grey levels; the
 # exact ones cost no measurable time.
 SCALING = int(
@@ -46,25 +48,34 @@ def read_video(
     *,
     size: tuple[int, int] | None = None,
     max_frames: int | None = None,
+    suffixes: Sequence[str] = IMAGE_SUFFIXES,
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """Decodes a video file, or a folder that holds its frames as pictures.
 
     Args:
-      path: a video file in any format that FFmpeg knows, or a folder of png or jpeg
-        files, which are read in the order of their names.
+      path: a video file in any format that FFmpeg knows, a folder of png or jpeg files,
+        see `picture_files`, or the place of a video in an HDF5 file, see `h5_files`.
       size: (height, width) of the result, reached by averaging areas; None keeps the
         size of the file.
       max_frames: stop after that many frames.
+      suffixes: of the pictures in a folder; others are left out.
 
     Returns:
       RGB in [0, 255].
 
     Raises:
-      VideoError: no video, an empty one, or one that ends before its header says.
+      DataError: no video, an empty one, or one that ends before its header says.
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        frames = _read_pictures(path, size, max_frames)
+        names = picture_files(path, suffixes)[:max_frames]
+        frames = [_read_picture(name, size) for name in names]
+    elif path.parent.suffix.lower() in H5_SUFFIXES and path.parent.is_file():
+        # Not everybody has HDF5 files, and its library takes time to load.
+        from jax_vidpred.data import h5_files
+
+        stored = h5_files.read_frames(path, max_frames)
+        frames = [_resized(frame, size) for frame in stored]
     else:
         frames = _read_file(path, size, max_frames)
     if not frames:
@@ -107,19 +118,43 @@ def _read_file(path, size, max_frames):
     return frames
 
 
-def _read_pictures(path, size, max_frames):
-    names = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    frames = []
-    for name in names[:max_frames]:
-        try:
-            with Image.open(name, formats=_PICTURES) as picture:
-                picture = picture.convert("RGB")
-                if size is not None:
-                    picture = picture.resize(size[::-1], Image.Resampling.BOX)
-                frames.append(np.asarray(picture))
-        except _BAD_PICTURE as error:
-            raise VideoError(f"{name}: not a readable picture ({error})") from error
-    return frames
+def picture_files(
+    folder: pathlib.Path, suffixes: Sequence[str] = IMAGE_SUFFIXES
+) -> list[pathlib.Path]:
+    """The pictures of a folder, hidden ones apart, in the order of their names.
+
+    The numbers that names end with count as numbers: frame 2 comes before frame 10.
+    """
+
+    def order(path):
+        prefix = path.stem.rstrip("0123456789")
+        return prefix, int(path.stem[len(prefix) :] or -1), path.name
+
+    return sorted(
+        (
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in suffixes and not path.name.startswith(".")
+        ),
+        key=order,
+    )
+
+
+def _read_picture(path, size):
+    try:
+        with Image.open(path, formats=_PICTURES) as picture:
+            return _resized(picture.convert("RGB"), size)
+    except _BAD_PICTURE as error:
+        raise VideoError(f"{path}: not a readable picture ({error})") from error
+
+
+def _resized(picture, size):
+    """A picture, or its array, as the array of that size; the same if it has it."""
+    array = np.asarray(picture)
+    if size is None or array.shape[:2] == tuple(size):
+        return array
+    picture = Image.fromarray(array)
+    return np.asarray(picture.resize(size[::-1], Image.Resampling.BOX))
 
 
 def encode_mp4(

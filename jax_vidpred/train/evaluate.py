@@ -1,7 +1,7 @@
 """The evaluation pass: means of per-example metrics over a whole split."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.struct
@@ -101,13 +101,18 @@ def evaluate(
     return summary
 
 
-def check_keys(system: System, batch: dict[str, Any]) -> None:
+def check_keys(
+    system: System, batch: dict[str, Any], keys: Sequence[str] | None = None
+) -> None:
     """Complains about a key that the system needs and the batch lacks.
+
+    Args:
+      keys: `required_keys` of the system when None.
 
     Raises:
       ValueError: naming the keys.
     """
-    missing = [key for key in system.required_keys if key not in batch]
+    missing = [key for key in keys or system.required_keys if key not in batch]
     if missing:
         raise ValueError(
             f"{type(system).__name__} needs {missing} in a batch, which has"

@@ -99,7 +99,7 @@ def train(
     layout = make_layout() if layout is None else layout
     config = json.loads(config_json)
     example = _next(iter(train_batches(0)), 0)
-    check_keys(system, example)
+    check_keys(system, example, system.train_keys)
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(
             workdir, keep=keep, best_metric=best_metric, best_mode=best_mode

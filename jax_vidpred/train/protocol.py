@@ -53,6 +53,7 @@ class System(Protocol):
     """
 
     required_keys: tuple[str, ...]  # of the batch; checked before compilation
+    train_keys: tuple[str, ...] | None = None  # of a batch to train on, if others
     frozen: Mapping[str, Any] = {}  # parameters of earlier stages that are not trained
 
     def init(self, rng: jax.Array, batch: Batch) -> TrainState:
@@ -90,7 +91,21 @@ class System(Protocol):
 
 
 class Predictor(System, Protocol):
-    """A system that continues a video."""
+    """A system that continues a video.
+
+    One with `label_keys` is steered: its `predict` takes `labels` besides, arrays of a
+    batch by these keys, of the frames of the context or of the first of those that
+    follow too; without labels it predicts all the same.
+
+    Attributes:
+      num_context: frames of the context as in training.
+      stochastic: whether another `rng` gives another future.
+      label_keys: of a batch, what can be told of past and future.
+    """
+
+    num_context: int
+    stochastic: bool = False
+    label_keys: tuple[str, ...] = ()
 
     def predict(
         self,
