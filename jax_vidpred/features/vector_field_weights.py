@@ -1,0 +1,74 @@
+"""Weights of RIVER's vector field: the names that its checkpoints give the parameters.
+
+A published file of the whole model has them behind "vector_field_regressor."; here the
+names are those after it.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jax_vidpred.features.weights import Tensors, flatten, to_tree
+
+# Our names and those of the checkpoints, without ".weight" and ".bias".
+_INSIDE = {
+    "norm_attention": "norm1",
+    "attention/qkv": "self_attn.in_proj",
+    "attention/out": "self_attn.out_proj",
+    "norm_hidden": "norm2",
+    "hidden": "linear1",
+    "out": "linear2",
+}
+_OUTSIDE = {
+    "column_table": "position_encoding.col_embed",
+    "row_table": "position_encoding.row_embed",
+    "embed": "project_in.1",
+    "distance_hidden": "time_projection.0",
+    "distance_out": "time_projection.2",
+    "out_hidden": "project_out.0",
+    "out_norm": "project_out.2",
+    "out_conv": "project_out.4",
+}
+_BLOCK = re.compile(r"(in|mid|out)_blocks_(\d+)/(.+)")
+_SKIP = re.compile(r"skips_(\d+)")
+
+
+def to_params(tensors: Tensors, like: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a `models.river.VectorField`.
+
+    Args:
+      tensors: as in a checkpoint.
+      like: the tree as `jax.eval_shape(module.init, ...)["params"]` gives it.
+
+    Raises:
+      WeightsError: a name is unknown or missing, or a shape is that of another size.
+    """
+    paths = {_torch_name(path): path for path in flatten(like)}
+    return to_tree(tensors, lambda name: paths.get(name, name), like)
+
+
+def to_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What a checkpoint would hold for these parameters: the inverse of `to_params`."""
+    tensors = {}
+    for path, array in flatten(params).items():
+        array = np.asarray(array)
+        if path.endswith("/kernel"):  # (space..., in, out) to (out, in, space...)
+            array = np.transpose(array, (-1, -2, *range(array.ndim - 2)))
+        tensors[_torch_name(path)] = np.ascontiguousarray(array)
+    return tensors
+
+
+def _torch_name(path: str) -> str:
+    layer, _, leaf = path.rpartition("/")
+    suffix = "bias" if leaf == "bias" else "weight"
+    if found := _BLOCK.fullmatch(layer):
+        part, number, inside = found.groups()
+        block = f"{part}_blocks.{number}" + (".1" if part == "out" else "")
+        # Queries, keys and values are bare parameters of torch's attention.
+        joint = "_" if inside == "attention/qkv" else "."
+        return f"{block}.{_INSIDE[inside]}{joint}{suffix}"
+    if found := _SKIP.fullmatch(layer):
+        return f"out_blocks.{found[1]}.0.{suffix}"
+    return f"{_OUTSIDE[layer or leaf]}.{suffix}"
