@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
@@ -14,9 +15,8 @@ from jax_vidpred import experiment
 from jax_vidpred.ops.image import to_float
 from jax_vidpred.systems import ttt as test_time_training
 from jax_vidpred.train.protocol import Prediction, Stage
-from jax_vidpred.train.rngs import for_step
+from jax_vidpred.train.rngs import for_rows, for_step
 
-MIN_CONTEXT = 2  # frames; one alone shows no motion
 _ADAPT_OPTIONS = tuple(
     name
     for name, parameter in inspect.signature(
@@ -63,6 +63,10 @@ class VideoPredictor:
             functools.partial(predict, stage.system),
             static_argnames=("num_future", "options"),
         )
+        self._drawn = jax.jit(
+            functools.partial(draw, stage.system),
+            static_argnames=("num_future", "num_samples"),
+        )
 
     @classmethod
     def load(cls, workdir: str | os.PathLike) -> "VideoPredictor":
@@ -82,6 +86,7 @@ class VideoPredictor:
         ttt: None | int | Mapping[str, Any] = None,
         *,
         seed: int = 0,
+        labels: Mapping[str, np.ndarray] | None = None,
     ) -> Prediction:
         """Continues one video or a batch of videos.
 
@@ -93,6 +98,9 @@ class VideoPredictor:
           ttt: test-time training on each video's context before it is continued: None
             or 0 for none, a number of steps, or arguments of `systems.ttt.adapt`.
           seed: of systems that draw one of many futures.
+          labels: what steers a conditional system, `label_keys` of it -> [*b, n, ...]
+            of the frames of the context, and of as many of those to predict as are
+            known.
 
         Returns:
           NumPy arrays, without the axis b if the context has none. With test-time
@@ -105,24 +113,78 @@ class VideoPredictor:
         options = ttt_options(ttt)
         if options and not hasattr(self.system, "adaptable"):
             raise ValueError(f"ttt={ttt}: {self.label} names no part that can adapt")
-        if num_future < 1:
-            raise ValueError(f"num_future={num_future}; wanted at least 1 frame")
-        context = np.asarray(context)
-        is_batch = context.ndim == 5
-        frames = check_context(context if is_batch else context[None])
-        if frames.shape[2:4] != self.frame_size:
-            frames = resize_area(frames, *self.frame_size)
         prediction = self._compiled(
             self.params,
-            frames,
+            self._frames(context, num_future),
             for_step(seed, "predict", 0),
             num_future=int(num_future),
             options=options,
+            labels=self._labels(labels, np.ndim(context)),
         )
         prediction = jax.device_get(prediction)
-        if not is_batch:
+        if np.ndim(context) == 4:
             prediction = jax.tree.map(lambda leaf: leaf[0], prediction)
         return prediction
+
+    def draw(
+        self,
+        context: UInt8[np.ndarray, "*b t h w 3"] | Float[np.ndarray, "*b t h w 3"],
+        num_future: int = 12,
+        num_samples: int = 8,
+        *,
+        seed: int = 0,
+        labels: Mapping[str, np.ndarray] | None = None,
+    ) -> Float[np.ndarray, "k *b t h w 3"]:
+        """Several futures of one video or of a batch of videos, drawn in one batch.
+
+        Args:
+          num_samples: futures of each; the first ones are the same for any number.
+          Others as for `predict`.
+
+        Raises:
+          ValueError: the system has one future only; otherwise as `predict`.
+        """
+        if not self.system.stochastic:
+            raise ValueError(f"{self.label} predicts one future; use predict")
+        if num_samples < 1:
+            raise ValueError(f"num_samples={num_samples}; wanted at least 1")
+        futures = self._drawn(
+            self.params,
+            self._frames(context, num_future),
+            for_step(seed, "predict", 0),
+            num_future=int(num_future),
+            num_samples=int(num_samples),
+            labels=self._labels(labels, np.ndim(context)),
+        )
+        futures = jax.device_get(futures)
+        return futures[:, 0] if np.ndim(context) == 4 else futures
+
+    def _labels(self, labels, dimensions) -> dict[str, np.ndarray] | None:
+        """Labels with the axis b, or None."""
+        if labels is None:
+            return None
+        wanted = self.system.label_keys
+        if set(labels) != set(wanted):
+            raise ValueError(
+                f"labels are {sorted(labels)}; {self.label} wants"
+                f" {sorted(wanted) or 'none'}"
+            )
+        given = {key: np.asarray(array) for key, array in labels.items()}
+        if dimensions == 5:
+            return given
+        return {key: array[None] for key, array in given.items()}
+
+    def _frames(self, context, num_future) -> np.ndarray:
+        """The context [b, t, h, w, 3] at the size that the system was trained with."""
+        if num_future < 1:
+            raise ValueError(f"num_future={num_future}; wanted at least 1 frame")
+        context = np.asarray(context)
+        frames = check_context(
+            context if context.ndim == 5 else context[None], self.system.min_context
+        )
+        if frames.shape[2:4] != self.frame_size:
+            frames = resize_area(frames, *self.frame_size)
+        return frames
 
 
 def predict(
@@ -132,11 +194,13 @@ def predict(
     rng: jax.Array,
     num_future: int,
     options: tuple[tuple[str, Any], ...] = (),
+    labels: Mapping[str, Array] | None = None,
 ) -> Prediction:
     """`system.predict`, after test-time training where `options` ask for it."""
     context = to_float(context)
     if not options:
-        return system.predict(params, context, num_future, rng)
+        steered = {} if labels is None else {"labels": labels}
+        return system.predict(params, context, num_future, rng, **steered)
     adapted = test_time_training.adapt(system, params, context, **dict(options))
     prediction = test_time_training.predict_adapted(
         system, adapted.params, context, num_future, rng
@@ -147,6 +211,26 @@ def predict(
         "ttt_kept": adapted.kept,
     }
     return prediction.replace(aux=prediction.aux | report)
+
+
+def draw(
+    system: Any,
+    params: Any,
+    context: Array,
+    rng: jax.Array,
+    num_future: int,
+    num_samples: int,
+    labels: Mapping[str, Array] | None = None,
+) -> Float[Array, "k b t h w 3"]:
+    """The videos of `predict` for `num_samples` keys.
+
+    What does not depend on the key, as encoding the context, is done once.
+    """
+
+    def one(key):
+        return predict(system, params, context, key, num_future, labels=labels).video
+
+    return jax.vmap(one)(for_rows(rng, jnp.arange(num_samples)))
 
 
 def ttt_options(ttt: None | int | Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -169,7 +253,7 @@ def ttt_options(ttt: None | int | Mapping[str, Any]) -> tuple[tuple[str, Any], .
     return tuple(sorted(options.items())) if options["num_steps"] else ()
 
 
-def check_context(context: np.ndarray) -> np.ndarray:
+def check_context(context: np.ndarray, min_context: int) -> np.ndarray:
     """A context [b, t, h, w, 3] as uint8 or float32, or an error that says what it is.
 
     Raises:
@@ -181,9 +265,9 @@ def check_context(context: np.ndarray) -> np.ndarray:
             f"context of shape {shape[1:] if shape[0] == 1 else shape}; wanted"
             " [t, h, w, 3] or [b, t, h, w, 3]"
         )
-    if context.shape[1] < MIN_CONTEXT:
+    if context.shape[1] < min_context:
         raise ValueError(
-            f"context of {context.shape[1]} frame; wanted at least {MIN_CONTEXT}: one"
+            f"context of {context.shape[1]} frame; wanted at least {min_context}: one"
             " alone shows no motion"
         )
     if context.dtype == np.uint8:

@@ -11,6 +11,13 @@ def l1(
     return jnp.mean(jnp.abs(prediction - target), axis=range(1, prediction.ndim))
 
 
+def mse(
+    prediction: Float[Array, "b *dims"], target: Float[Array, "b *dims"]
+) -> Float[Array, "b"]:
+    """Mean squared difference over everything but the batch."""
+    return jnp.mean(jnp.square(prediction - target), axis=range(1, prediction.ndim))
+
+
 def masked_l1(
     prediction: Float[Array, "b k *dims"],
     target: Float[Array, "b k *dims"],

@@ -17,8 +17,10 @@ def teacher_forcing_ratio(
 
     Args:
       step: training step.
-      kind: "always" (1), "linear" (from 1 to `final` over `num_steps`) or
-        "inverse_sigmoid" (k / (k + exp(step / k)), halfway at `num_steps` / 2).
+      kind: "always" (1), "linear" (from 1 to `final` over `num_steps`), "exponential"
+        (k**step, where k < 1 is such that `num_steps` lead to `final`, or to
+        1 % where that is less) or "inverse_sigmoid" (k / (k + exp(step / k)), halfway
+        at `num_steps` / 2).
       num_steps: length of the decay.
       final: the ratio that is never undercut.
 
@@ -30,13 +32,16 @@ def teacher_forcing_ratio(
         return jnp.ones(())
     if kind == "linear":
         return jnp.maximum(final, 1 - (1 - final) * progress)
+    if kind == "exponential":
+        return jnp.maximum(final, max(final, 0.01) ** progress)
     if kind == "inverse_sigmoid":
         # k / (k + exp(i / k)) with i / k = 10 * progress and the middle at one half.
         ratio = 1 / (1 + jnp.exp(10 * (progress - 0.5)))
         return jnp.maximum(final, ratio)
     raise ValueError(
-        f"teacher forcing {kind!r} is unknown; use always, linear, inverse_sigmoid or"
-        " adaptive (a system that adapts keeps the ratio in its state)"
+        f"teacher forcing {kind!r} is unknown; use always, linear, exponential,"
+        " inverse_sigmoid or adaptive (a system that adapts keeps the ratio in its"
+        " state)"
     )
 
 

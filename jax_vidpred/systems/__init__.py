@@ -9,6 +9,10 @@ from jax_vidpred.train.protocol import Stage, System
 _SYSTEMS = {
     "vae": "jax_vidpred.systems.vae:VAESystem",
     "flow_warp": "jax_vidpred.systems.flow_warp:FlowWarpSystem",
+    "vqgan": "jax_vidpred.systems.vqgan:VQGANSystem",
+    "cvae": "jax_vidpred.systems.cvae:CVAESystem",
+    "river": "jax_vidpred.systems.river:RiverSystem",
+    "refine": "jax_vidpred.systems.refine:refine_system",
     "reference": "jax_vidpred.systems.reference:ReferenceSystem",
 }
 

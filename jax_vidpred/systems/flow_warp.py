@@ -18,11 +18,11 @@ from jax_vidpred.losses import balance, flow
 from jax_vidpred.losses import reconstruction as rec
 from jax_vidpred.metrics import frame as frame_metrics
 from jax_vidpred.models.flow_warp import FlowWarp, Told
-from jax_vidpred.ops import schedules
 from jax_vidpred.ops.image import to_float
 from jax_vidpred.systems import baselines, samples
 from jax_vidpred.systems.carried_detail import decode_with_detail
 from jax_vidpred.systems.flow_warp_objective import STATE_SCALE, Objective
+from jax_vidpred.systems.teacher_forcing import TeacherForcing, draw_coins
 from jax_vidpred.systems.vae import VAESystem
 from jax_vidpred.train import rngs
 from jax_vidpred.train.optim import make_optimizer
@@ -50,8 +50,7 @@ class FlowWarpSystem(Predictor):
       num_context: true frames at the start of a clip.
       num_future: predicted frames of a training clip, at most.
       min_future: the number is drawn anew each step from min_future..num_future.
-      teacher_forcing: arguments of `ops.schedules.teacher_forcing_ratio`, or
-        dict(kind="adaptive", start=, change=), which follows the validation PSNR.
+      teacher_forcing: of `systems.teacher_forcing.TeacherForcing`.
       balance: "fixed", or "uncertainty" for learned log-scales.
       carry_detail: whether prediction also moves what the VAE loses of the last frame,
         and leaves pixels of it alone where hardly anything changes.
@@ -63,6 +62,7 @@ class FlowWarpSystem(Predictor):
     """
 
     adaptable = ("temporal", "flow_head")
+    told_keys = (schema.FLOW, schema.VISIBLE)  # what `predict_told` is told of
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class FlowWarpSystem(Predictor):
             self.vae = stages["vae"].system
             self.initial = {"vae": stages["vae"].params}
         self.frozen = {} if train_vae else {"vae": self.initial["vae"]}
-        self.net = FlowWarp(latent_channels=self.vae.vae.latent_channels, **model)
+        self.net = FlowWarp(latent_channels=self.vae.latent_channels, **model)
         self.losses = Objective(**losses, num_context=num_context)
         self.optimizer = make_optimizer(**optim)
         self.num_context, self.num_future = num_context, num_future
@@ -98,7 +98,7 @@ class FlowWarpSystem(Predictor):
             raise ValueError(
                 f"min_future={min_future} must lie in 1..num_future={num_future}"
             )
-        self.teacher_forcing = dict(teacher_forcing)
+        self.teacher_forcing = TeacherForcing(**teacher_forcing)
         self.balance = balance
         if balance not in ("fixed", "uncertainty"):
             raise ValueError(
@@ -121,8 +121,8 @@ class FlowWarpSystem(Predictor):
 
     def init(self, rng: jax.Array, batch: Batch) -> TrainState:
         _, _, h, w, _ = batch[schema.VIDEO].shape
-        stride = self.vae.vae.stride
-        grid = (1, 1, h // stride, w // stride, self.vae.vae.latent_channels)
+        stride = self.vae.stride
+        grid = (1, 1, h // stride, w // stride, self.vae.latent_channels)
         params = {"temporal": self.initial.get("temporal")}
         if params["temporal"] is None:
             variables = self.net.init(rng, jnp.zeros(grid), jnp.ones((1, 1), bool))
@@ -131,17 +131,11 @@ class FlowWarpSystem(Predictor):
             params["vae"] = self.initial["vae"]
         if self.balance == "uncertainty":
             params["balance"] = {t: jnp.zeros(()) for t in self.losses.active}
-        extra = {}
-        if self.teacher_forcing["kind"] == "adaptive":
-            extra = {
-                "teacher_forcing_ratio": jnp.float32(self.teacher_forcing["start"]),
-                "best_psnr": jnp.float32(-jnp.inf),
-            }
         return TrainState.create(
             params=params,
             optimizer=self.optimizer,
             ema=self.ema_decay is not None,
-            extra=extra,
+            extra=self.teacher_forcing.initial(),
             frozen=self.frozen,
         )
 
@@ -164,7 +158,7 @@ class FlowWarpSystem(Predictor):
     def _loss(self, params, batch, rng, state):
         video = to_float(batch[schema.VIDEO])
         latents = self.vae.encode(params["vae"], video)
-        ratio = self._teacher_forcing_ratio(state)
+        ratio = self.teacher_forcing.ratio(state)
         use_truth, steps = self._draw_roll_out(
             rng, batch[schema.ROW], video.shape[1] - 1, ratio
         )
@@ -201,11 +195,6 @@ class FlowWarpSystem(Predictor):
             scalars |= {f"vae_{name}": value for name, value in parts.items()}
         return total, scalars | {"teacher_forcing_ratio": ratio}
 
-    def _teacher_forcing_ratio(self, state):
-        if self.teacher_forcing["kind"] == "adaptive":
-            return state.extra["teacher_forcing_ratio"]
-        return schedules.teacher_forcing_ratio(state.step, **self.teacher_forcing)
-
     def _draw_roll_out(
         self,
         rng: jax.Array,
@@ -215,8 +204,7 @@ class FlowWarpSystem(Predictor):
     ) -> tuple[Bool[Array, "b k"], Float[Array, "b k"]]:
         """Which steps see the truth, and which count in the loss."""
         k = jnp.broadcast_to(jnp.arange(num_steps), (len(rows), num_steps))
-        keys = rngs.for_rows(rngs.fold_in(rng, "coins"), rows)
-        coins = jax.vmap(lambda key: jax.random.uniform(key, num_steps))(keys) < ratio
+        coins = draw_coins(rngs.fold_in(rng, "coins"), rows, num_steps, ratio)
         horizon = jax.random.randint(
             rngs.fold_in(rng, "horizon"), (), self.min_future, self.num_future + 1
         )
@@ -226,21 +214,7 @@ class FlowWarpSystem(Predictor):
     def after_evaluation(
         self, state: TrainState, summary: dict[str, float]
     ) -> TrainState:
-        """Adaptive teacher forcing: less truth while the validation PSNR improves."""
-        if self.teacher_forcing["kind"] != "adaptive":
-            return state
-        improved = summary["psnr"] > float(state.extra["best_psnr"])
-        ratio = schedules.adaptive_ratio(
-            float(state.extra["teacher_forcing_ratio"]),
-            improved,
-            change=self.teacher_forcing["change"],
-        )
-        best = max(summary["psnr"], float(state.extra["best_psnr"]))
-        extra = {
-            "teacher_forcing_ratio": jnp.float32(ratio),
-            "best_psnr": jnp.float32(best),
-        }
-        return state.replace(extra=extra)
+        return self.teacher_forcing.after_evaluation(state, summary)
 
     # --- evaluation and prediction ----------------------------------------------
 

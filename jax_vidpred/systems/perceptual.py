@@ -36,6 +36,26 @@ def named_perceptual(name: str) -> Perceptual:
     return lambda prediction, target: _load(name)(prediction, target)
 
 
+def chosen_perceptual(chosen: Perceptual | str, weight: float) -> Perceptual | None:
+    """What a system is given as perceptual function: one, or the name of one.
+
+    Args:
+      chosen: function, name as of `named_perceptual`, or "" for none.
+      weight: of the loss; none is needed where it is 0.
+
+    Raises:
+      ValueError: an unknown name, or a weight without a function.
+    """
+    if chosen:
+        return named_perceptual(chosen) if isinstance(chosen, str) else chosen
+    if weight:
+        raise ValueError(
+            f"losses.perceptual={weight} needs a perceptual function; name a frozen"
+            " network (system.perceptual), or set the weight to 0"
+        )
+    return None
+
+
 @functools.cache
 def _load(name: str) -> Perceptual:
     # Not traced: it is first called while a training step is.

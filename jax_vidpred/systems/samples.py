@@ -1,5 +1,7 @@
 """What systems show of themselves while they are trained."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -26,11 +28,15 @@ def continuation(
     rng: jax.Array,
     *,
     num_context: int,
+    **told: Any,
 ) -> Float[Array, "b t h 2*w 3"]:
-    """The true clip beside its context, dimmed, and what the system makes follow."""
+    """The true clip beside its context, dimmed, and what the system makes follow.
+
+    `told` are further arguments of `predict`, where the system has such.
+    """
     video = to_float(batch[schema.VIDEO])
     context, future = jnp.split(video, [num_context], 1)
     params = {**state.frozen, **state.prediction_params}
-    predicted = system.predict(params, context, future.shape[1], rng).video
+    predicted = system.predict(params, context, future.shape[1], rng, **told).video
     shown = jnp.concatenate([CONTEXT_BRIGHTNESS * context, predicted], 1)
     return beside(video, shown)

@@ -20,7 +20,7 @@ from jax_vidpred.models.vae import VAE
 from jax_vidpred.ops import schedules
 from jax_vidpred.ops.image import to_float
 from jax_vidpred.systems import latent_scale, samples
-from jax_vidpred.systems.perceptual import Perceptual, named_perceptual
+from jax_vidpred.systems.perceptual import Perceptual, chosen_perceptual
 from jax_vidpred.train import rngs
 from jax_vidpred.train.optim import make_optimizer
 from jax_vidpred.train.protocol import Batch, Scalars, System
@@ -58,8 +58,6 @@ class VAESystem(System):
         self.latent_channels, self.stride = self.vae.latent_channels, self.vae.stride
         self.optimizer = make_optimizer(**optim)
         self.ema_decay, self.accumulate = ema_decay, accumulate
-        if isinstance(perceptual, str):
-            perceptual = named_perceptual(perceptual) if perceptual else None
         self.loss = VAELoss(self.vae, **losses, function=perceptual)
 
     def init(self, rng: jax.Array, batch: Batch) -> TrainState:
@@ -155,17 +153,12 @@ class VAELoss:
         kl: float,
         annealing: Mapping[str, Any],
         perceptual: float = 0.0,
-        function: Perceptual | None = None,
+        function: Perceptual | str = "",
     ):
-        if perceptual and function is None:
-            raise ValueError(
-                f"losses.perceptual={perceptual} needs a perceptual function; name a"
-                " frozen network (system.perceptual), or set the weight to 0"
-            )
         self.vae = vae
         self.weights = {"l1": l1, "kl": kl, "perceptual": perceptual}
         self.annealing = dict(annealing)
-        self.function = function
+        self.function = chosen_perceptual(function, perceptual)
 
     def __call__(
         self,

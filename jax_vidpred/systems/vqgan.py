@@ -25,7 +25,7 @@ from jax_vidpred.ops import quantize
 from jax_vidpred.ops.image import to_float
 from jax_vidpred.ops.quantize import CodeUse
 from jax_vidpred.systems import latent_scale, samples
-from jax_vidpred.systems.perceptual import Perceptual, named_perceptual
+from jax_vidpred.systems.perceptual import Perceptual, chosen_perceptual
 from jax_vidpred.train import rngs
 from jax_vidpred.train.adversarial import Game, Generated, adversarial_step
 from jax_vidpred.train.optim import DISCRIMINATOR, make_optimizer, pair_optimizers
@@ -82,15 +82,7 @@ class VQGANSystem(System):
         self.codebook, self.code_decay = codebook, code_decay
         self.revive_below = revive_below
         self.ema_decay, self.accumulate = ema_decay, accumulate
-        if isinstance(perceptual, str):
-            perceptual = named_perceptual(perceptual) if perceptual else None
-        if self.weights["perceptual"] and perceptual is None:
-            raise ValueError(
-                f"losses.perceptual={self.weights['perceptual']} needs a perceptual"
-                " function; name a frozen network (system.perceptual), or set the"
-                " weight to 0"
-            )
-        self.perceptual = perceptual
+        self.perceptual = chosen_perceptual(perceptual, self.weights["perceptual"])
 
     def _against(self, optim, *, start: int, **discriminator):
         """The game that is played with a discriminator, and the optimiser of both."""

@@ -99,11 +99,13 @@ class Predictor(System, Protocol):
 
     Attributes:
       num_context: frames of the context as in training.
+      min_context: frames that a context has at least; one alone shows no motion.
       stochastic: whether another `rng` gives another future.
       label_keys: of a batch, what can be told of past and future.
     """
 
     num_context: int
+    min_context: int = 2
     stochastic: bool = False
     label_keys: tuple[str, ...] = ()
 

@@ -14,6 +14,10 @@ from jax_vidpred.ops.schedules import adaptive_ratio, kl_weight, teacher_forcing
         ("always", 0.0, {0: 1, 50: 1, 500: 1}),
         ("linear", 0.0, {0: 1, 25: 0.75, 50: 0.5, 100: 0, 500: 0}),
         ("linear", 0.2, {0: 1, 50: 0.6, 100: 0.2, 500: 0.2}),
+        # k^100 = final, or 1 % where final is less; half of the way is its root.
+        ("exponential", 0.25, {0: 1, 50: 0.5, 100: 0.25, 500: 0.25}),
+        ("exponential", 0.0, {0: 1, 50: 0.1, 100: 0.01, 150: 0.001}),
+        ("exponential", 0.001, {100: 0.01, 150: 0.001, 500: 0.001}),
         # 1 / (1 + e^(10 (p - 1/2))): e^5 = 148.4132
         ("inverse_sigmoid", 0.0, {0: 148.4132 / 149.4132, 50: 0.5, 100: 1 / 149.4132}),
         ("inverse_sigmoid", 0.3, {50: 0.5, 100: 0.3, 500: 0.3}),

@@ -149,14 +149,14 @@ def test_adaptive_teacher_forcing_reacts_to_the_validation_psnr(make_flow_warp, 
     ratios = []
     for psnr in (20.0, 21.0, 19.0, 20.5, 22.0):  # best so far: 20, 21, 21, 21, 22
         state = system.after_evaluation(state, {"psnr": psnr})
-        ratios.append(float(system._teacher_forcing_ratio(state)))
+        ratios.append(float(system.teacher_forcing.ratio(state)))
     np.testing.assert_allclose(ratios, [0.7, 0.6, 0.7, 0.8, 0.7], rtol=1e-5)
 
 
 def test_scheduled_teacher_forcing_follows_the_step(make_flow_warp, tiny):
     system = make_flow_warp({"latent": 1.0})  # linear over 10 steps
     state = some_state(system, tiny.batch()).replace(step=jnp.int32(4))
-    assert float(system._teacher_forcing_ratio(state)) == pytest.approx(0.6)
+    assert float(system.teacher_forcing.ratio(state)) == pytest.approx(0.6)
     assert system.after_evaluation(state, {"psnr": 1.0}) is state
 
 
