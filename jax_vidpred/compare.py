@@ -25,8 +25,18 @@ import rich.table
 from rich.text import Text
 
 from jax_vidpred import command
+from jax_vidpred.benchmarking.costs import rows as cost_rows
 from jax_vidpred.data.video_io import write_whole
+from jax_vidpred.evaluation.alike import (
+    baselines_of,
+    check_alike,
+    common_of,
+    labels_of,
+    read_result,
+    versions_of,
+)
 from jax_vidpred.metrics import bootstrap
+from jax_vidpred.report.comparison_page import training_records, write_comparison_page
 from jax_vidpred.report.summary import title_of
 from jax_vidpred.report.table import (
     BASELINES,
@@ -41,10 +51,6 @@ from jax_vidpred.report.table import (
 )
 
 LEVEL = 0.95  # of the intervals
-# Baselines are the same numbers in every result but for the order of additions.
-ROUNDING = 1e-4
-
-Result = Mapping[str, Any]
 
 
 def run(paths: Sequence[str]) -> dict[str, Any]:
@@ -56,7 +62,9 @@ def run(paths: Sequence[str]) -> dict[str, Any]:
     Returns:
       `manifest`: what the results have in common; `results`: name -> where it is from;
       `scores`: row -> metric -> mean; `notes`: what a reader must know of the table;
-      `against`: the row that the others are compared with; `level` of the intervals;
+      `costs`: row -> what `evaluate --cost` measured; `against`: the row that the
+      others are compared with; `level` of the intervals;
+      `psnr_per_frame`: row -> [t];
       `differences`: row -> metric -> `difference`, `low`, `high`, `clips`, `verdict`.
 
     Raises:
@@ -67,8 +75,8 @@ def run(paths: Sequence[str]) -> dict[str, Any]:
         twice = next(path for path in paths if paths.count(path) > 1)
         raise ValueError(f"{twice}: given twice; wanted different results")
     for (path, one), (other_path, other) in itertools.combinations(results.items(), 2):
-        _check_alike(path, one["manifest"], other_path, other["manifest"])
-    labels = _labels(results)
+        check_alike(path, one["manifest"], other_path, other["manifest"])
+    labels = labels_of(results)
     tested = {}
     for path, result in results.items():
         first = next(iter(result["systems"]))
@@ -82,12 +90,14 @@ def run(paths: Sequence[str]) -> dict[str, Any]:
             f"{paths[0]} holds one system; wanted two results, or one that was scored"
             " with --ttt_steps"
         )
-    baselines, notes = _baselines({labels[p]: r["systems"] for p, r in results.items()})
+    baselines, notes = baselines_of(
+        {labels[p]: r["systems"] for p, r in results.items()}
+    )
     against, *others = tested
     videos = [video for video, _ in results[paths[0]]["clips"]]
-    notes += _versions(results)
+    notes += versions_of(results)
     return {
-        "manifest": _common([r["manifest"]["comparable"] for r in results.values()]),
+        "manifest": common_of([r["manifest"]["comparable"] for r in results.values()]),
         "results": {
             labels[path]: {
                 "file": path,
@@ -98,147 +108,22 @@ def run(paths: Sequence[str]) -> dict[str, Any]:
         },
         "scores": {**mean_scores(tested), **baselines},
         "notes": notes,
+        "costs": {
+            labels[path]: result["cost"]
+            for path, result in results.items()
+            if "cost" in result
+        },
         "against": against,
         "level": LEVEL,
+        "psnr_per_frame": {
+            name: scores["per_frame"]["psnr"]
+            for name, scores in tested.items()
+            if "psnr" in scores.get("per_frame", {})
+        },
         "differences": {
             name: differences(tested[against], tested[name], videos) for name in others
         },
     }
-
-
-def read_result(path: str) -> Result:
-    """A result of `evaluate`.
-
-    Raises:
-      ValueError: it cannot be read or is none; the message names the file.
-    """
-    try:
-        result = json.loads(pathlib.Path(path).read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is no result of evaluate (no JSON)") from error
-    if not isinstance(result, dict) or not _has_systems(result.get("systems")):
-        raise ValueError(f"{path}: is no result of evaluate (no scores of systems)")
-    manifest = result.get("manifest")
-    if not isinstance(manifest, dict) or not isinstance(
-        manifest.get("comparable"), dict
-    ):
-        raise ValueError(
-            f"{path}: does not say how it was measured; an older version has made it:"
-            " evaluate again"
-        )
-    clips = result.setdefault("clips", [])
-    for name, scores in result["systems"].items():
-        for key, values in scores.get("per_clip", {}).items():
-            if len(values) != len(clips):
-                raise ValueError(
-                    f"{path}: {key} of {name} has {len(values)} values for"
-                    f" {len(clips)} clips; the file is damaged"
-                )
-    return result
-
-
-def _has_systems(systems):
-    return (
-        isinstance(systems, dict)
-        and len(systems) > 0
-        and all(isinstance(s, dict) and "mean" in s for s in systems.values())
-    )
-
-
-def _check_alike(path, manifest, other_path, other_manifest):
-    """Raises ValueError at the first thing that two results do not share."""
-    one, other = (dict(m["comparable"]) for m in (manifest, other_manifest))
-    variants, other_variants = one.pop("metrics", {}), other.pop("metrics", {})
-    # Hashes last: they differ because something else does, which says more.
-    keys = sorted({**one, **other}, key=lambda key: key.endswith("_sha256"))
-    pairs = [(key, one.get(key), other.get(key)) for key in keys]
-    pairs += [
-        (f"the variant of {key}", variants[key], other_variants[key])
-        for key in variants
-        if key in other_variants
-    ]
-    for key, value, other_value in pairs:
-        if value != other_value:
-            raise ValueError(
-                f"unlike results: {key} is {_shown(value)} in {path} and"
-                f" {_shown(other_value)} in {other_path}"
-            )
-
-
-def _shown(value):
-    return "not given" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _common(manifests):
-    metrics = {
-        key: variant
-        for manifest in manifests
-        for key, variant in manifest.get("metrics", {}).items()
-    }
-    return {**manifests[0], "metrics": metrics}
-
-
-def _labels(results: Mapping[str, Result]) -> dict[str, str]:
-    """path -> name of the work directory, with as many folders as tell them apart."""
-    places = {
-        path: pathlib.Path(result["manifest"].get("own", {}).get("workdir", path)).parts
-        for path, result in results.items()
-    }
-    places = {path: parts or (path,) for path, parts in places.items()}
-    for depth in range(1, max(map(len, places.values())) + 1):
-        labels = {path: "/".join(parts[-depth:]) for path, parts in places.items()}
-        if len(set(labels.values())) == len(labels):
-            return labels
-    return {path: path for path in results}  # several results of one work directory
-
-
-def _baselines(
-    by_label: Mapping[str, Mapping[str, Any]],
-) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """One row for each baseline that is the same everywhere; what differs, in words."""
-    rows, notes = {}, []
-    for name in BASELINES:
-        found = {
-            label: mean_scores(systems)[name]
-            for label, systems in by_label.items()
-            if name in systems and name != next(iter(systems))
-        }
-        unlike = _unlike(found)
-        if unlike is None:
-            merged = {
-                key: value for row in found.values() for key, value in row.items()
-            }
-            rows |= {name: merged} if merged else {}
-            continue
-        rows |= {f"{name}, {label}": row for label, row in found.items()}
-        key, (label, value), (other, other_value) = unlike
-        notes.append(
-            f"{name} is not the same everywhere: {metric_of(key).heading} is"
-            f" {value:.6g} for {label} and {other_value:.6g} for {other}"
-        )
-    return rows, notes
-
-
-def _unlike(found):
-    """A metric in which two rows differ by more than rounding, or None."""
-    for (label, row), (other, other_row) in itertools.combinations(found.items(), 2):
-        for key in columns({label: row, other: other_row}):
-            values = row.get(key, math.nan), other_row.get(key, math.nan)
-            if not all(map(math.isfinite, values)):
-                continue
-            if not math.isclose(*values, rel_tol=ROUNDING, abs_tol=1e-6):
-                return key, (label, values[0]), (other, values[1])
-    return None
-
-
-def _versions(results: Mapping[str, Result]) -> list[str]:
-    """Whether the results were made by different sources of this package."""
-    own = [result["manifest"].get("own", {}) for result in results.values()]
-    if len({one.get("sources_sha256") for one in own}) < 2:
-        return []
-    return ["the results were made by different versions of the sources"]
 
 
 def differences(
@@ -297,7 +182,9 @@ def _verdict(key, found):
 
 
 def _tables(found):
-    """Caption -> head, rows, of what each system has more than the first."""
+    """Caption, head, rows: costs, and what each system has more than the first."""
+    if found["costs"]:
+        yield "What each takes", *cost_rows(found["costs"])
     head = ["metric", "difference", f"{found['level']:.0%} interval", "clips", ""]
     for name, by_metric in found["differences"].items():
         rows = []
@@ -312,6 +199,11 @@ def _tables(found):
         yield f"{name} against {found['against']}", head, rows
 
 
+def _is_certain(head, row):
+    """Whether a row ends with the verdict on a difference."""
+    return not head[-1] and bool(row[-1])
+
+
 def print_comparison(
     found: Mapping[str, Any], console: rich.console.Console | None = None
 ) -> None:
@@ -324,9 +216,9 @@ def print_comparison(
         console.print(Text(caption, "italic"), soft_wrap=True)
         table = rich.table.Table()
         for k, name in enumerate(head):
-            table.add_column(name, justify="left" if k in (0, 4) else "right")
+            table.add_column(name, justify="left" if k == 0 or not name else "right")
         for row in rows:
-            style = "bold" if row[-1] else ""
+            style = "bold" if _is_certain(head, row) else ""
             table.add_row(*(Text(text, style) for text in row))
         console.print(table)
 
@@ -336,7 +228,10 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts = [title_of(found["manifest"]) + "\n", markdown_table(found["scores"])]
     parts += [f"Mind: {note}\n" for note in found["notes"]]
     for caption, head, rows in _tables(found):
-        rows = [[f"**{t}**" if t and row[-1] else t for t in row] for row in rows]
+        rows = [
+            [f"**{text}**" if text and _is_certain(head, row) else text for text in row]
+            for row in rows
+        ]
         parts += [caption + "\n", markdown_rows(head, rows)]
     return "\n".join(parts)
 
@@ -352,6 +247,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("results", nargs="+", metavar="RESULT.json", help="written by evaluate")
     add("--markdown", action="store_true", help="tables in Markdown")
     add("--out", metavar="FILE.json", help="where the numbers go besides")
+    add("--page", metavar="FILE.html", help="tables, PSNR per frame, training curves")
     return parser.parse_args(arguments)
 
 
@@ -366,6 +262,18 @@ def _main(options: argparse.Namespace) -> int:
     if options.out:
         text = json.dumps(command.without_nan(found), indent=1)
         write_whole(options.out, text.encode())
+    if options.page:
+        page = pathlib.Path(options.page)
+        write_comparison_page(
+            page,
+            title=title_of(found["manifest"]),
+            scores=found["scores"],
+            notes=found["notes"],
+            tables=list(_tables(found)),
+            per_frame=found["psnr_per_frame"],
+            training=training_records(found["results"]),
+        )
+        command.say(f"Page: {page.absolute()}")
     if options.markdown:
         print(markdown(found), end="")
     else:

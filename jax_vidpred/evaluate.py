@@ -30,6 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 
 from jax_vidpred import command, experiment
+from jax_vidpred.benchmarking.costs import measure_costs
 from jax_vidpred.data.schema import SPLIT_STARTS, DataError
 from jax_vidpred.data.source import VideoSource
 from jax_vidpred.data.twin.dataset import available_cores
@@ -76,6 +77,7 @@ def run(
     shard: Shard = Shard(),  # noqa: B008, it cannot be changed
     partial: pathlib.Path | None = None,
     show: bool = True,
+    cost: bool = False,
     **asked: Any,
 ) -> Evaluation | None:
     """Scores a trained system.
@@ -88,6 +90,7 @@ def run(
       shard: which share of the work is done here.
       partial: file that keeps what is scored until all is, to go on from there.
       show: whether clips are predicted once more, to be looked at.
+      cost: whether a training step and a prediction are timed besides.
       **asked: of `Settings`; what is None or left out is as in training.
 
     Returns:
@@ -101,6 +104,12 @@ def run(
     config = experiment.read_record(workdir)["config"]
     stage = experiment.load(workdir)
     predicts = hasattr(stage.system, "predict")
+    if not predicts and not hasattr(stage.system, "decode"):
+        name = config["system"]["name"]
+        raise ValueError(
+            f"{workdir} holds a {name} without a predictor, which neither predicts nor"
+            " reconstructs videos: its evaluations while training say how good it is"
+        )
     num_context = stage.system.num_context if predicts else None
     settings = settings_for(config, num_context, asked)
     section = config["data"]
@@ -116,7 +125,8 @@ def run(
         judge = Judge(predictor, settings, networks)
     else:
         judge = ReconstructionJudge(stage, settings, networks)
-    parts = _parts(_SCORED, judge, source, settings)
+    label_keys = getattr(stage.system, "label_keys", ())
+    parts = _parts(_SCORED, judge, source, settings, label_keys)
     training: VideoSource | None = None
     without_threshold = ""
     if predicts and source.annotated[[index for index, _ in clips]].any():
@@ -130,7 +140,7 @@ def run(
                 max_videos=THRESHOLD_CLIPS,
             )
             fewer = _for_thresholds(settings)
-            parts |= _parts(_TRAINING, judge.events, training, fewer)
+            parts |= _parts(_TRAINING, judge.events, training, fewer, label_keys)
         except DataError as error:
             without_threshold = f"needs training clips: {error}"
     done = work_through(
@@ -165,6 +175,7 @@ def run(
         ),
         "settings": {
             "data": str(data or section["root"] or "the twin of the work directory"),
+            "labels": f"{', '.join(label_keys) or 'none'} of the context",
             **dataclasses.asdict(settings),
         },
         "clips": [list(clip) for clip in listed],
@@ -176,6 +187,8 @@ def run(
         return Evaluation(result, [])
     chosen_on = [part for name, part in done.items() if not name.startswith(_SCORED)]
     _add_sections(result, scored, chosen_on, predictor.label, settings, networks)
+    if cost:
+        result["cost"] = measure_costs(predictor, num_context, settings.num_future)
     if without_threshold:
         result["not_computed"]["collision_f1"] = without_threshold
     if not show:
@@ -193,6 +206,7 @@ def _parts(
     judge: Callable[[clip_lists.Batch], Any],
     source: VideoSource,
     settings: Settings,
+    label_keys: Sequence[str],
 ) -> dict[str, Callable[[], Any]]:
     """What a judge says of each batch of the clips, by a name that begins with kind."""
 
@@ -202,7 +216,7 @@ def _parts(
     clips = clip_lists.fixed_clips(source, settings)
     return {
         f"{kind}{first}": functools.partial(judged, read)
-        for first, read in clip_lists.batches(source, clips, settings)
+        for first, read in clip_lists.batches(source, clips, settings, label_keys)
     }
 
 
@@ -275,6 +289,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--ttt_mode", default="offline", choices=["offline", "online"])
     add("--ttt_learning_rate", type=float, default=1e-4)
     add("--num_samples", type=int, help="futures that a stochastic system draws (8)")
+    add("--cost", action="store_true", help="time a training step and a prediction")
     add("--shard", default="0/1", help="0/4 is the first of four processes")
     add("--out", help="JSON file (WORKDIR/evaluation.json); .html and .md beside it")
     return parser.parse_args(arguments)
@@ -320,6 +335,7 @@ def _main(options: argparse.Namespace, arguments: list[str]) -> int:
             on_progress=show,
             shard=shard,
             partial=partial,
+            cost=options.cost,
             ttt=_ttt(options),
             **{name: getattr(options, name) for name in names},
         )

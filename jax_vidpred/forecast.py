@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from jax_vidpred.data.schema import FRAMES_PER_SECOND, Annotation, DataError
+from jax_vidpred.data.clevrer import object_states
+from jax_vidpred.data.edits import read_edited
+from jax_vidpred.data.schema import (
+    FRAMES_PER_SECOND,
+    PRESENT,
+    STATE,
+    Annotation,
+    DataError,
+)
 from jax_vidpred.data.twin.groundtruth import cast_flow
 from jax_vidpred.data.video_io import read_video, write_gif, write_mp4, write_whole
 from jax_vidpred.evaluation.scores import last_context_flow, score_beside_baselines
@@ -22,6 +30,7 @@ from jax_vidpred.report.panels import VideoReport, panel_video
 
 PLAYED_HEIGHT = 256  # pixels; smaller frames are enlarged in the mp4, for the eye
 GIF_FRAMES_PER_SECOND = 8  # slow motion
+STEERED = ", steered"  # ends the name of a prediction by edited labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,11 +158,21 @@ class Forecast:
             psnr={n: row["psnr"] + missing for n, row in self.scores.items()},
             collision_probability=self.aux.get("collision_probability"),
             collisions_true=self.collisions_true,
+            changed_from=self._changed_from(),
             note=self._note(num_future),
         )
 
+    def _changed_from(self) -> str:
+        main, *others = self.predictions
+        return others[0] if main.endswith(STEERED) else ""
+
     def _note(self, num_future: int) -> str:
         notes = []
+        if self._changed_from():
+            notes.append(
+                "Steered: the objects were told to do something else than they did, so"
+                " the truth is no measure of it."
+            )
         if len(self.truth) < num_future:
             notes.append(
                 f"The file knows {len(self.truth) or 'none'} of the {num_future}"
@@ -181,20 +200,38 @@ def make_forecast(
     predictor: VideoPredictor,
     setting: Setting,
     made_from: Mapping[str, Any],
+    labels: pathlib.Path | None = None,
 ) -> Forecast:
     """Reads a video and predicts how it goes on after the context.
+
+    A system that is steered by object states gets those of the context where the video
+    has an annotation.
+
+    Args:
+      path: of the video.
+      name: of the video, and of the files.
+      predictor: makes the prediction.
+      setting: what is predicted, from what.
+      made_from: kept with it.
+      labels: file of `data.edits`: the main prediction is steered by it then, and the
+        one that is not is beside it.
 
     Raises:
       DataError: it cannot be read, or is shorter than the context.
     """
     frames = _read(path, predictor.frame_size, setting)
     context, truth = np.split(frames, [setting.num_context])
-    plain = predictor.predict(context, setting.num_future)
+    annotation = find_annotation(path)
+    seen = _labels(predictor, annotation, setting, setting.num_context)
+    plain = predictor.predict(context, setting.num_future, labels=seen)
     made = {predictor.label: plain}
+    if labels:
+        wanted = _edited_labels(predictor, labels, annotation, setting)
+        steered = predictor.predict(context, setting.num_future, labels=wanted)
+        made = {f"{predictor.label}{STEERED}": steered, **made}
     if setting.ttt:
         adapted = predictor.predict(context, setting.num_future, setting.ttt)
         made = {f"{predictor.label} + TTT": adapted, **made}
-    annotation = find_annotation(path)
     scores = {}
     if len(truth):
         compared = score_beside_baselines(
@@ -273,6 +310,35 @@ def _last_flow(annotation, aux, setting):
     return cast_flow(step, *own.shape[1:3])[0]
 
 
+def _labels(predictor, annotation, setting, num_frames):
+    """Labels of the first frames of the clip, None where they are not known."""
+    keys = predictor.system.label_keys
+    if annotation is None or set(keys) != {STATE, PRESENT}:
+        return None
+    clip = slice(setting.start, None, setting.stride)
+    states = object_states(annotation)
+    states[PRESENT] = states[PRESENT].astype(bool)  # as a batch has it
+    return {key: states[key][clip][:num_frames] for key in keys}
+
+
+def _edited_labels(predictor, path, annotation, setting):
+    """Labels of all frames, as the user wants them."""
+    if set(predictor.system.label_keys) != {STATE, PRESENT}:
+        raise ValueError(
+            f"--labels {path}: {predictor.label} is not steered by object states; give"
+            " the --workdir of a system that is, such as configs/cvae.py"
+        )
+    last = setting.start + (setting.num_context - 1) * setting.stride
+    wanted = read_edited(path, annotation, last)
+    num_frames = setting.num_context + setting.num_future
+    if setting.start + (num_frames - 1) * setting.stride >= wanted.num_frames:
+        raise DataError(
+            f"{path}: the annotation has {wanted.num_frames} frames, fewer than are to"
+            " be predicted; lower --num_future"
+        )
+    return _labels(predictor, wanted, setting, num_frames)
+
+
 def _collisions(annotation, setting):
     """The clip's frames in which a collision has just happened."""
     if annotation is None:
@@ -287,8 +353,8 @@ def _as_uint8(video):
 
 
 def _prediction_keys():
-    """Names in the npz file of the main prediction, and of the one it improves on."""
-    return ("prediction", "prediction_without_ttt")
+    """Names in the npz file: the main prediction, and without adapting or steering."""
+    return ("prediction", "prediction_without")
 
 
 def source_stamp(path: pathlib.Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from jax_vidpred.data.schema import DataError
 from jax_vidpred.data.video_io import write_whole
 from jax_vidpred.evaluation.journal import fingerprint
 from jax_vidpred.forecast import Forecast, Setting, make_forecast, source_stamp
-from jax_vidpred.predictor import MIN_CONTEXT, VideoPredictor
+from jax_vidpred.predictor import VideoPredictor
 from jax_vidpred.report.page import write_page
 from jax_vidpred.report.plots import gain_plot, loss_curves, read_metrics
 from jax_vidpred.report.table import Scores, print_table
@@ -36,7 +36,10 @@ from jax_vidpred.train.writers import METRICS_FILE
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
 MAX_SHOWN = 30  # videos on the page; each makes it a few hundred KiB larger
 # Of the measurements of a training run, what says whether it has converged.
-CURVES = ("loss", "psnr", "endpoint_error_flow", "loss_collision")
+CURVES = (
+    *("loss", "psnr", "endpoint_error_flow", "loss_collision"),
+    *("kl_factor", "teacher_forcing_ratio"),
+)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -54,6 +57,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--start", type=int, default=0, help="file frame that comes first (0)")
     add("--ttt_steps", type=int, default=0, help="of test-time training (0 = none)")
     add("--ttt_mode", default="offline", choices=["offline", "online"])
+    add("--labels", help="JSON of edited object states (data/edits.py) that steer")
     add("--out", required=True, help="folder of the results")
     return parser.parse_args(arguments)
 
@@ -71,6 +75,11 @@ def _main(options: argparse.Namespace, arguments: list[str]) -> int:
     command.data_folder(options.workdir)
     predictor = VideoPredictor.load(options.workdir)
     setting = _setting(options, predictor)
+    labels = pathlib.Path(options.labels) if options.labels else None
+    if labels and not labels.is_file():
+        raise DataError(f"--labels {labels}: no such file; check the path")
+    if labels and setting.ttt:
+        raise ValueError("--labels and --ttt_steps do not go together; leave one out")
     paths, failures = find_videos(options.videos, out)
     for failure in failures:
         command.say(f"predict: {failure}")
@@ -81,10 +90,12 @@ def _main(options: argparse.Namespace, arguments: list[str]) -> int:
             show("predicting", index, len(paths))
             try:
                 made_from = {**shared, **source_stamp(path)}
+                if labels:
+                    made_from["labels"] = source_stamp(labels)
                 forecast = Forecast.load(out, name, made_from)
                 reused += forecast is not None
                 made = forecast or make_forecast(
-                    path, name, predictor, setting, made_from
+                    path, name, predictor, setting, made_from, labels
                 )
             except (DataError, OSError) as error:
                 failures.append(error)
@@ -135,7 +146,8 @@ def _setting(options, predictor) -> Setting:
         if options.ttt_steps
         else None,
     )
-    least = {"num_context": MIN_CONTEXT, "num_future": 1, "stride": 1, "start": 0}
+    least = {"num_context": predictor.system.min_context, "num_future": 1}
+    least |= {"stride": 1, "start": 0}
     for name, minimum in least.items():
         value = getattr(setting, name)
         if value < minimum:

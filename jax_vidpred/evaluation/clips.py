@@ -3,7 +3,7 @@
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -161,27 +161,39 @@ def _first_start(source: VideoSource, index: int, settings: Settings) -> int | N
 
 
 def batches(
-    source: VideoSource, clips: list[Clip], settings: Settings
+    source: VideoSource,
+    clips: list[Clip],
+    settings: Settings,
+    label_keys: Sequence[str] = (),
 ) -> Iterator[tuple[int, Callable[[], Batch]]]:
     """Batches of one shape; what annotations tell is zero where there are none.
 
     A damaged video is an error: without it the scores would be about other clips than
     those of other systems.
 
+    Args:
+      label_keys: of a system that is steered, read besides where they are stored.
+
     Yields:
       clips done before, and a function that reads the batch; there `known` [b] says
-      whose annotation is there. It raises a DataError where a video is damaged.
+      whose annotation is there, and `labelled` [b] whose labels are. It raises a
+      DataError where a video is damaged.
     """
+    stored = [key for key in label_keys if key in source.fields]
+    keys = tuple(dict.fromkeys([*EVERYTHING, *stored]))
     read = ReadClips(
-        source, GivenClips(clips), EVERYTHING, settings.clip_frames, settings.stride
+        source, GivenClips(clips), keys, settings.clip_frames, settings.stride
     )
-    known = np.array([source.annotated[index] for index, _ in clips])
+    videos = [index for index, _ in clips]
+    labelled = source.knows(label_keys) & (len(stored) == len(label_keys))
+    told = {"known": source.annotated[videos], "labelled": labelled[videos]}
 
     def batch(done):
         rows = read.map(range(done, done + settings.batch_size))
-        ours = known[done : done + settings.batch_size]
-        missing = settings.batch_size - len(ours)
-        return {**rows, "known": np.pad(ours, (0, missing))}
+        for name, values in told.items():
+            ours = values[done : done + settings.batch_size]
+            rows[name] = np.pad(ours, (0, settings.batch_size - len(ours)))
+        return rows
 
     for done in range(0, len(clips), settings.batch_size):
         yield done, functools.partial(batch, done)

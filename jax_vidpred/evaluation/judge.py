@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_vidpred.data.schema import FLOW, MASK, START, VIDEO, VIDEO_ID, VISIBLE
+from jax_vidpred.data.schema import FLOW, MASK, START, VIDEO, VIDEO_ID
 from jax_vidpred.evaluation import objects, perceptual, samples
 from jax_vidpred.evaluation.clips import EVERYTHING, Batch
 from jax_vidpred.evaluation.networks import Networks
@@ -49,8 +49,10 @@ class Judge:
     ):
         self.predictor, self.settings, self.networks = predictor, settings, networks
         self._warm: set[str] = set()
-        told = getattr(predictor.system, "predict_told", None)
-        self._predict_told = told and jax.jit(told, static_argnames="num_context")
+        if hasattr(predictor.system, "told_keys"):
+            self._predict_told = jax.jit(
+                predictor.system.predict_told, static_argnames="num_context"
+            )
 
     def __call__(self, batch: Batch) -> Part:
         """What is known of the clips of a batch; padding is left out.
@@ -106,9 +108,9 @@ class Judge:
             for rows in (scores, features):
                 _forget(rows.get(CONSTANT_VELOCITY, {}), ~batch["known"])
         events = objects.add_scores(scores, videos, moved, batch, settings)
-        if getattr(self.predictor.system, "stochastic", False):
-            draws = [self._draw(batch, k) for k in range(settings.num_samples)]
-            scores[label] |= samples.scores(draws, to_float(batch[VIDEO]), num_context)
+        if self.predictor.system.stochastic:
+            truth = to_float(batch[VIDEO])
+            scores[label] |= samples.scores(self._draws(batch), truth, num_context)
         kept = np.flatnonzero(batch[MASK])
         return {
             **_seen(batch, kept),
@@ -141,21 +143,37 @@ class Judge:
             seconds[name] = elapsed / len(batch[MASK])
         return predictions, seconds
 
-    def _predict(self, batch, ttt=None, seed=None) -> Prediction:
+    def _predict(self, batch, ttt=None) -> Prediction:
         settings = self.settings
         made = self.predictor.predict(
             batch[VIDEO][:, : settings.num_context],
             settings.num_future,
             ttt,
-            seed=settings.seed if seed is None else seed,
+            seed=settings.seed,
+            labels=self._labels(batch),
         )
         return _at_size_of(batch, made)
 
-    def _draw(self, batch, k):
+    def _labels(self, batch: Batch) -> dict[str, np.ndarray] | None:
+        """What steers the system: the labels of the context, never of the future."""
+        keys = self.predictor.system.label_keys
+        if not keys or not batch["labelled"][batch[MASK]].all():
+            return None
+        return {key: batch[key][:, : self.settings.num_context] for key in keys}
+
+    def _draws(self, batch: Batch) -> list[np.ndarray]:
+        settings = self.settings
         # Each batch draws its own: no two clips share their noise.
-        own = (self.settings.seed, k, *batch[VIDEO_ID].tolist(), *batch[START].tolist())
+        own = (settings.seed, *batch[VIDEO_ID].tolist(), *batch[START].tolist())
         seed = np.random.SeedSequence([abs(number) for number in own])
-        return self._predict(batch, seed=int(seed.generate_state(1)[0] >> 1)).video
+        futures = self.predictor.draw(
+            batch[VIDEO][:, : settings.num_context],
+            settings.num_future,
+            settings.num_samples,
+            seed=int(seed.generate_state(1)[0] >> 1),
+            labels=self._labels(batch),
+        )
+        return [_at_size_of(batch, Prediction(video)).video for video in futures]
 
     def _add_gains(self, scores: Rows, predictions: Mapping[str, Prediction]) -> None:
         plain = scores[self.predictor.label]["psnr"]
@@ -173,9 +191,11 @@ class Judge:
         """
         settings = self.settings
         size = (settings.height, settings.width)
-        if not self._predict_told or size != self.predictor.frame_size:
+        keys = getattr(self.predictor.system, "told_keys", ())
+        there = bool(keys) and all(key in batch for key in keys)
+        if not there or size != self.predictor.frame_size:
             return {}
-        truth = {key: jnp.asarray(batch[key]) for key in (FLOW, VISIBLE)}
+        truth = {key: jnp.asarray(batch[key]) for key in keys}
         cases = self._predict_told(
             self.predictor.params,
             to_float(jnp.asarray(batch[VIDEO])),

@@ -38,6 +38,8 @@ class VideoReport:
       psnr: curve name -> [t] dB; predictions and references such as "copy-last".
       collision_probability: [n] in [0, 1]; aligned as `flow`.
       collisions_true: frames with a true collision; 0 = the first context frame.
+      changed_from: name of the prediction that the main one is a change of, by other
+        labels; what changes is drawn, not the error.
       note: a sentence for the reader, e.g. what test-time training gained here.
     """
 
@@ -50,6 +52,7 @@ class VideoReport:
     psnr: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     collision_probability: np.ndarray | None = None
     collisions_true: Sequence[float] | None = None
+    changed_from: str = ""
     note: str = ""
 
     def __post_init__(self):
@@ -187,7 +190,11 @@ def panels(report: VideoReport) -> list[Panel]:
     for name, video in report.predictions.items():
         reading = "framed in orange, made from the context alone"
         add("predicted", reading, np.concatenate([context, video]), name, start)
-    if report.truth is not None:
+    if report.changed_from:
+        reading = f"of the frames by steering; brightest from {ERROR_RANGE:.0%}"
+        before = report.predictions[report.changed_from]
+        add("change", reading, error_to_color(prediction, before))
+    elif report.truth is not None:
         reading = f"of the prediction; brightest from {ERROR_RANGE:.0%} of the range"
         title = f"error of {main}" if several else "error"
         add("error", reading, error_to_color(prediction, report.truth), title)

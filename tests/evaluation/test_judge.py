@@ -10,8 +10,9 @@ from jax_vidpred.data.schema import VIDEO
 from jax_vidpred.evaluation import clips, judge, networks
 from jax_vidpred.evaluation.settings import settings_for
 from jax_vidpred.experiment import prepare_data
+from jax_vidpred.predictor import VideoPredictor
 from jax_vidpred.systems import ttt
-from jax_vidpred.train.protocol import Prediction
+from jax_vidpred.train.protocol import Prediction, Predictor, Stage
 
 NONE = networks.Networks({}, {}, {}, {}, {})
 
@@ -81,11 +82,14 @@ def test_a_budget_begins_with_the_prediction_as_it_is(smoke_workdir):
     assert np.isnan(iou[1]).all()
 
 
-class Stochastic:
+class Stochastic(Predictor):
     """Repeats the last frame, with noise that the key decides about."""
 
     stochastic = True
     num_context = 6
+
+    def __init__(self):
+        pass
 
     def predict(self, params, context, num_future, rng):
         del params
@@ -97,11 +101,7 @@ class Stochastic:
 @pytest.mark.slow
 def test_a_stochastic_system_draws_several_futures(smoke_workdir):
     given = Batch(smoke_workdir, num_samples=3)
-    given.predictor.system = Stochastic()
-    given.predictor.params = {}
-    given.predictor._compiled = lambda params, context, rng, num_future, options: (
-        Stochastic().predict(params, context / np.float32(255), num_future, rng)
-    )
+    given.predictor = VideoPredictor(Stage(Stochastic(), {}), given.predictor.config)
     part = given.judge()(given.batch)
     scores = part["scores"]["flow-warp"]
     assert min(np.subtract(scores["psnr_best_of_3"], scores["psnr_mean_of_3"])) > 0
