@@ -5,13 +5,15 @@
     vidpred = jax_vidpred.load("runs/quickstart")
     prediction = vidpred.predict(context, num_future=12, ttt=10)
 
-Importing the package is cheap; `load` imports what it needs.
+For models of RIVER there is `jax_vidpred.generate_frames` besides. Importing the
+package is cheap; these import what they need.
 """
 
 import os
 import typing
 
 if typing.TYPE_CHECKING:
+    from jax_vidpred.generate import generate_frames as generate_frames
     from jax_vidpred.predictor import VideoPredictor
 
 
@@ -25,3 +27,11 @@ def load(workdir: str | os.PathLike) -> "VideoPredictor":
     from jax_vidpred.predictor import VideoPredictor
 
     return VideoPredictor.load(workdir)
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name == "generate_frames":
+        from jax_vidpred.generate import generate_frames
+
+        return generate_frames
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,8 +4,10 @@
 
 Says which network the file is of, checks that it is the published one, and writes
 NETWORK.safetensors with a card beside it. Nothing in the file is run and no torch is
-needed. A checkpoint of the PyTorch reference becomes a work directory, for `predict`
-and `evaluate`.
+needed. A checkpoint of the PyTorch reference or of RIVER becomes a work directory, for
+`predict` and `evaluate`:
+
+    python -m jax_vidpred.convert_weights model.pth --to runs/river_clevrer
 """
 
 import argparse
@@ -31,6 +33,7 @@ from jax_vidpred.features import (
 )
 from jax_vidpred.features.weights import Network, Published, WeightsError
 from jax_vidpred.reference_import import import_reference
+from jax_vidpred.river_import import SETUPS, import_river, is_river
 from jax_vidpred.simulate import parse_size
 from jax_vidpred.systems import reference
 
@@ -56,16 +59,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--to",
         required=True,
-        help=f"a file ending in {SUFFIX}, or a folder; of the reference a new folder",
+        help=f"a file ending in {SUFFIX}, or a folder; of the reference and of RIVER a"
+        " new folder",
     )
-    add("--vae", help="of the PyTorch reference: what its temporal model needs besides")
+    add("--vae", help="of the reference and of RIVER: the autoencoder, if not in file")
     add(
         "--size",
         type=parse_size,
-        default="240x160",
-        help="WIDTHxHEIGHT of the frames that the reference was trained on (240x160)",
+        help="WIDTHxHEIGHT of the frames that the model was trained on (reference"
+        " 240x160, RIVER as published)",
     )
-    add("--frame_stride", type=int, default=1, help="of those frames (1)")
+    add("--frame_stride", type=int, help="of those frames (1, or as published)")
+    add(
+        "--trained_on",
+        choices=SETUPS,
+        help="of RIVER: as the file says; where BAIR and KTH look alike, bair",
+    )
     add(
         "--trust",
         action="store_true",
@@ -85,6 +94,8 @@ def _main(options: argparse.Namespace) -> int:
     sections = weights.read_sections(source)
     if any(weights.recognise(one, reference.NETWORKS) for one in sections.values()):
         return _import_reference(options)
+    if any(map(is_river, sections.values())) and not _names_file(options.to):
+        return _import_river(options)
     tensors = weights.one_network(source, sections)
     network = weights.recognise(tensors, NETWORKS)
     if network is None:
@@ -100,7 +111,7 @@ def _main(options: argparse.Namespace) -> int:
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from error
     target = pathlib.Path(options.to)
-    if target.suffix != SUFFIX:
+    if not _names_file(target):
         target = target / f"{network.name}{SUFFIX}"
     licence = published.licence if published else "unknown"
     header = {"source": source.name, "sha256": digest, "licence": licence}
@@ -114,14 +125,14 @@ def _main(options: argparse.Namespace) -> int:
 
 def _import_reference(options: argparse.Namespace) -> int:
     """A checkpoint of the PyTorch reference becomes a work directory."""
-    width, height = options.size
+    width, height = options.size or (240, 160)
     stage = import_reference(
         options.file,
         options.vae,
         options.to,
         height=height,
         width=width,
-        frame_stride=options.frame_stride,
+        frame_stride=1 if options.frame_stride is None else options.frame_stride,
     )
     following = f"evaluate --workdir {options.to} --data CLEVRER"
     if hasattr(stage.system, "predict"):
@@ -131,6 +142,29 @@ def _import_reference(options: argparse.Namespace) -> int:
         f" jax_vidpred.{following}"
     )
     return 0
+
+
+def _import_river(options: argparse.Namespace) -> int:
+    """A checkpoint of RIVER becomes a work directory."""
+    width, height = options.size or (None, None)
+    import_river(
+        options.file,
+        options.vae,
+        options.to,
+        trained_on=options.trained_on,
+        height=height,
+        width=width,
+        frame_stride=options.frame_stride,
+    )
+    print(
+        f"A work directory of RIVER: {options.to}. Next: python -m jax_vidpred.predict"
+        f" --workdir {options.to} --videos FILES --out out"
+    )
+    return 0
+
+
+def _names_file(to: str | os.PathLike) -> bool:
+    return pathlib.Path(to).suffix == SUFFIX
 
 
 def _published(

@@ -4,23 +4,17 @@
 a work directory of its own, `requires/vae`, in that of the temporal model.
 """
 
-import json
 import os
-import pathlib
-import shutil
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_vidpred import experiment, systems
-from jax_vidpred.experiment import ExperimentError
+from jax_vidpred import experiment
 from jax_vidpred.features import weights
 from jax_vidpred.features.weights import WeightsError
+from jax_vidpred.imported import new_workdir, write_stage
 from jax_vidpred.systems import reference
-from jax_vidpred.train.checkpoint import Checkpoints
 from jax_vidpred.train.protocol import Stage
-from jax_vidpred.train.state import TrainState
 
 NUM_CONTEXT, NUM_FUTURE = 20, 12  # frames that the reference gives and asks for
 _MODELS = {
@@ -65,9 +59,6 @@ def import_reference(
       ExperimentError: the work directory holds something.
       ValueError: sizes that cannot be, or two networks that do not go together.
     """
-    workdir = pathlib.Path(workdir).absolute()
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise ExperimentError(f"{workdir} holds something already; choose a new folder")
     for name, size in (("height", height), ("width", width)):
         if size < reference.STRIDE or size % reference.STRIDE:
             raise ValueError(
@@ -78,16 +69,11 @@ def import_reference(
         raise ValueError(f"frame_stride={frame_stride}; wanted at least 1")
     vae, temporal = _read(path, vae_path)
     shared = _shared_sections(height, width, frame_stride)
-    part = workdir.with_name(workdir.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)  # of an import that was killed
-    try:
+    with new_workdir(workdir) as part:
         if temporal is None:
             _write_vae(part, part / "requires", shared, vae)
         else:
             _write_temporal(part, part / "requires", shared, vae, temporal, rollout)
-        part.replace(workdir)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return experiment.load(workdir)
 
 
@@ -149,7 +135,7 @@ def _write_vae(workdir, requires_dir, shared, vae) -> dict[str, Any]:
         "latent_mean": np.zeros(shape, np.float32),
         "latent_variance": np.full(shape, 1 - 1e-6, np.float32),
     }
-    _write(workdir, requires_dir, config, {}, params)
+    write_stage(workdir, requires_dir, config, {}, params)
     return config
 
 
@@ -165,35 +151,7 @@ def _write_temporal(workdir, requires_dir, shared, vae, temporal, rollout) -> No
         "requires": {"vae": vae_config},
     }
     stages = {"vae": experiment.load(requires_dir / "vae")}
-    _write(workdir, requires_dir, config, stages, {"temporal": temporal.params})
-
-
-def _write(
-    workdir: pathlib.Path,
-    requires_dir: pathlib.Path,
-    config: Mapping[str, Any],
-    stages: Mapping[str, Stage],
-    params: Mapping[str, Any],
-) -> None:
-    """A work directory as after the last step of training."""
-    system = systems.create(config, stages)
-    num_steps = config["train"]["num_steps"]
-    state = TrainState.create(params=params, optimizer=system.optimizer)
-    checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save(
-        num_steps,
-        state.replace(step=np.int32(num_steps)),
-        config=config,
-    )
-    checkpoints.close()
-    record = {
-        "config": config,
-        "requires": {
-            name: os.path.relpath(requires_dir / name, workdir) for name in stages
-        },
-        "data": os.path.relpath(requires_dir, workdir),
-    }
-    (workdir / experiment.RECORD).write_text(json.dumps(record, indent=1))
+    write_stage(workdir, requires_dir, config, stages, {"temporal": temporal.params})
 
 
 def _shared_sections(height: int, width: int, frame_stride: int) -> dict[str, Any]:

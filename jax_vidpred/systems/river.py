@@ -87,6 +87,7 @@ class RiverSystem(Predictor):
 
     required_keys = (schema.VIDEO,)
     stochastic = True
+    min_context = 1
 
     def __init__(
         self,

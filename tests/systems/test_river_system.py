@@ -99,6 +99,21 @@ def test_the_field_is_asked_on_the_path_between_noise_and_the_target():
     assert len(np.unique(asked["time"])) == 4
 
 
+def test_colours_are_changed_in_training_by_each_clip_s_own_key(vae_stage, system):
+    batch, losses = make_batch(b=4), []
+    strengths = {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.5}
+    changed = {"augment": strengths}
+    others = [make_system(vae_stage, **changed, accumulate=parts) for parts in (1, 2)]
+    for one in (system, *others):
+        state = jax.jit(one.init)(jax.random.key(0), batch)
+        _, scalars = jax.jit(one.train_step)(state, batch, jax.random.key(1))
+        losses.append(float(scalars["loss"]))
+    np.testing.assert_allclose(losses[1], losses[2], rtol=1e-5)
+    assert abs(losses[0] - losses[1]) > 1e-3
+    with pytest.raises(ValueError, match="cache_latents=True with augment"):
+        make_system(vae_stage, **changed, cache_latents=True)
+
+
 def test_a_step_trains_the_field_and_nothing_else(system, vae_stage):
     batch = make_batch()
     state = jax.jit(system.init)(jax.random.key(0), batch)

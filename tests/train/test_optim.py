@@ -33,6 +33,16 @@ def test_schedule_by_hand():
     assert flat(0) == flat(8) == 3.0
 
 
+def test_polynomial_schedule_is_the_square_root_of_what_is_left():
+    rate = optim.make_schedule(
+        learning_rate=2.0, warmup_steps=4, num_steps=104, schedule="polynomial"
+    )
+    steps = np.array([4, 29, 79, 103, 104])
+    expected = 2.0 * np.sqrt((104 - steps) / 100)
+    np.testing.assert_allclose([rate(k) for k in steps], expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(rate(1), 0.8, rtol=1e-6)
+
+
 def test_first_adam_update_has_the_size_of_the_learning_rate():
     # Adam's first update is -rate * g / (|g| + eps), whatever the size of g.
     gradients = {"a": jnp.array([1e-2, -3e-3])}
