@@ -40,8 +40,8 @@ def get_config(variant: str = ""):
         **sections.computed(),
     )
     config.optim.learning_rate = 3e-3
-    config.train.num_steps = 3000
-    config.eval.every = 250
+    config.train.num_steps = 1500
+    config.eval.every = 125
     if variant == "quickstart":
         config.train.num_steps = 600
         config.eval.every = 50

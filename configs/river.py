@@ -13,7 +13,7 @@ def get_config(variant: str = ""):
         name="river",
         num_context=6,
         cache_latents=True,
-        sampling=dict(method="heun", num_steps=10, warm_start=0.0, past_horizon=7),
+        sampling=dict(method="euler", num_steps=10, warm_start=0.0, past_horizon=4),
     )
     config.model = dict(
         features=256,

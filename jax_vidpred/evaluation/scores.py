@@ -20,9 +20,9 @@ AnyArray = Array | np.ndarray
 
 def last_context_flow(
     flow: Float[AnyArray, "b k gh gw 2"], num_context: int
-) -> Float[AnyArray, "b gh gw 2"]:
-    """The flow from the last context frame to the one before it."""
-    return flow[:, num_context - 2]
+) -> Float[AnyArray, "b gh gw 2"] | None:
+    """The flow from the last context frame to the one before it; None of one frame."""
+    return flow[:, num_context - 2] if num_context > 1 else None
 
 
 @functools.partial(jax.jit, static_argnames=("system", "size", "num_context"))
