@@ -39,6 +39,7 @@ class Repeat:
 
     stochastic = True
     num_context = CONTEXT
+    min_context = 2
     vae = Blur()
 
     def predict(self, params, context, num_future, rng):
