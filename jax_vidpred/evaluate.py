@@ -111,7 +111,8 @@ def run(
             " reconstructs videos: its evaluations while training say how good it is"
         )
     num_context = stage.system.num_context if predicts else None
-    settings = settings_for(config, num_context, asked)
+    min_context = stage.system.min_context if predicts else 0
+    settings = settings_for(config, num_context, asked, min_context)
     section = config["data"]
     named = None if data is None else os.fspath(data)
     clip_lists.check_data(settings, section, named)
@@ -327,6 +328,9 @@ def _main(options: argparse.Namespace, arguments: list[str]) -> int:
     shard = Shard.parse(options.shard)
     names = ("protocol", "num_context", "num_future", "stride", "clips")
     names += ("clips_per_video", "max_videos", "num_samples", "ssim")
+    if options.cost:  # a training step is dealt to all cores, as training does
+        config = experiment.read_record(options.workdir)["config"]
+        experiment.use_all_cores(config)
     with command.progress() as show:
         evaluation = run(
             options.workdir,

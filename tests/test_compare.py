@@ -261,3 +261,34 @@ def test_collisions_are_counted_in_fewer_clips_where_some_are_not_annotated(writ
     paths = [write(f"{k}.json", result) for k, result in enumerate(results)]
     one = compare.run(paths)["differences"]["b"]["collision_f1"]
     assert (one["difference"], one["clips"], one["verdict"]) == (1.0, 4, "better")
+
+
+def test_page_has_scores_costs_frames_and_trainings(write, tmp_path, capsys):
+    paths = []
+    for name, beta in (("a", 0.0), ("b", 1.0)):
+        workdir = tmp_path / name
+        workdir.mkdir()
+        rows = [
+            {"step": k, "train/loss": 0.1 + beta, "train/kl_factor": beta * k}
+            for k in (1, 2)
+        ]
+        text = "\n".join(json.dumps(row) for row in rows)
+        (workdir / "metrics.jsonl").write_text(text)
+        result = make_result(str(workdir), offset=beta)
+        result["systems"]["flow-warp"]["per_frame"] = {"psnr": [30.0, 29.0 + beta]}
+        result["cost"] = {
+            "parameters": 2_500_000,
+            "frozen": 0,
+            "train_step_ms": 12.0,
+            "batch_size": 8,
+            "clip_frames": 16,
+            "predict_ms": 3.0,
+        }
+        paths.append(write(f"{name}.json", result))
+    page = tmp_path / "page.html"
+    assert compare.main([*paths, "--page", str(page)]) == 0
+    assert "2.50" in capsys.readouterr().out  # millions of parameters
+    text = page.read_text()
+    for wanted in ("What each takes", "Training, side by side", "kl factor", "2.50"):
+        assert wanted in text
+    assert "b reaches" in text  # not a baseline

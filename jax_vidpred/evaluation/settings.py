@@ -56,7 +56,10 @@ class Settings:
 
 
 def settings_for(
-    config: Mapping[str, Any], num_context: int | None, asked: Mapping[str, Any]
+    config: Mapping[str, Any],
+    num_context: int | None,
+    asked: Mapping[str, Any],
+    min_context: int = 2,
 ) -> Settings:
     """The settings of an evaluation.
 
@@ -64,6 +67,7 @@ def settings_for(
       config: of the trained system.
       num_context: that it was trained with; None for a system that does not predict.
       asked: of `Settings`; None or absent is as the protocol says, or as in training.
+      min_context: frames that the system wants at least.
 
     Raises:
       ValueError: an unknown protocol or rule, a number that the protocol fixes, or one
@@ -100,10 +104,10 @@ def settings_for(
     if name != CUSTOM:
         defaults |= _of_protocol(name, predicts, given)
     settings = Settings(**{**defaults, **given})
-    if predicts and settings.num_context < 2:
+    if predicts and settings.num_context < min_context:
         raise ValueError(
-            f"--num_context {settings.num_context}; wanted at least 2: one frame shows"
-            " no motion"
+            f"--num_context {settings.num_context}; wanted at least {min_context}: one"
+            " frame shows no motion"
         )
     for name in _POSITIVE:
         value = getattr(settings, name)

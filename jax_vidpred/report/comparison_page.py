@@ -17,7 +17,7 @@ from jax_vidpred.report.page import (
     table,
 )
 from jax_vidpred.report.plots import loss_curves, psnr_curves, read_metrics
-from jax_vidpred.report.table import Scores, groups
+from jax_vidpred.report.table import COPY_LAST, Scores, groups
 
 # Of a training run, what is set beside that of others.
 TERMS = ("loss", "mse", "kl", "kl_factor", "teacher_forcing_ratio", "psnr")
@@ -78,7 +78,7 @@ def write_comparison_page(
       DataError: the file cannot be written.
     """
     parts = [
-        header(f"Comparison: {title}", headline_of(scores, []), "; ".join(notes)),
+        header(f"Comparison: {title}", _headline(scores, per_frame), "; ".join(notes)),
         *(section(name.capitalize(), score_table(g)) for name, g in _named(scores)),
         section("PSNR of each frame", _curves(per_frame)),
         section(
@@ -90,6 +90,13 @@ def write_comparison_page(
         body = {row[0]: [escape(text) for text in row[1:]] for row in rows}
         parts.append(section(caption, table(cells, body)))
     write_whole(path, document(f"Comparison: {title}", parts).encode())
+
+
+def _headline(scores, per_frame):
+    """Of the systems that are compared, not of baselines that have a row for each."""
+    shown = {name: row for name, row in scores.items() if name in per_frame}
+    copied = [row for name, row in scores.items() if name.startswith(COPY_LAST)]
+    return headline_of({**shown, **({COPY_LAST: copied[0]} if copied else {})}, [])
 
 
 def _named(scores):
