@@ -256,8 +256,11 @@ def _difference(value: str, wanted: str | None) -> str:
 
 
 def _die(reason: str, status: int) -> None:
-    # One write, from a thread: what the main thread prints cannot fall into it.
-    os.write(2, f"main: {reason}\n".encode())
+    # One write, from a thread: what the main thread prints cannot fall into it. And the
+    # last one: JAX may notice at the same time, and its C++ log would follow.
+    said = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.write(said, f"main: {reason}\n".encode())
     os._exit(status)
 
 
