@@ -25,7 +25,6 @@ import rich.table
 from rich.text import Text
 
 from jax_vidpred import command
-from jax_vidpred.benchmarking.costs import rows as cost_rows
 from jax_vidpred.data.video_io import write_whole
 from jax_vidpred.evaluation.alike import (
     baselines_of,
@@ -36,8 +35,9 @@ from jax_vidpred.evaluation.alike import (
     versions_of,
 )
 from jax_vidpred.metrics import bootstrap
-from jax_vidpred.report.comparison_page import training_records, write_comparison_page
-from jax_vidpred.report.summary import title_of
+from jax_vidpred.report.comparison_page import write_comparison_page
+from jax_vidpred.report.plots import read_metrics
+from jax_vidpred.report.summary import cost_table, title_of
 from jax_vidpred.report.table import (
     BASELINES,
     COLLISION_COUNTS,
@@ -49,8 +49,11 @@ from jax_vidpred.report.table import (
     metric_of,
     print_table,
 )
+from jax_vidpred.train.writers import METRICS_FILE
 
 LEVEL = 0.95  # of the intervals
+# Of a training run, what is set beside that of others.
+TERMS = ("loss", "mse", "kl", "kl_factor", "teacher_forcing_ratio", "psnr")
 
 
 def run(paths: Sequence[str]) -> dict[str, Any]:
@@ -184,7 +187,7 @@ def _verdict(key, found):
 def _tables(found):
     """Caption, head, rows: costs, and what each system has more than the first."""
     if found["costs"]:
-        yield "What each takes", *cost_rows(found["costs"])
+        yield "What each takes", *cost_table(found["costs"])
     head = ["metric", "difference", f"{found['level']:.0%} interval", "clips", ""]
     for name, by_metric in found["differences"].items():
         rows = []
@@ -202,6 +205,31 @@ def _tables(found):
 def _is_certain(head, row):
     """Whether a row ends with the verdict on a difference."""
     return not head[-1] and bool(row[-1])
+
+
+def training_records(
+    results: Mapping[str, Mapping[str, Any]],
+) -> list[dict[str, float]]:
+    """The measurements of the training runs behind results, each under its label.
+
+    Args:
+      results: label -> where it is from, with the work directory as `own.workdir`.
+
+    Returns:
+      records for `plots.loss_curves`: `step`, and `label/term`; of runs that are not
+      there any more there are none.
+    """
+    records = []
+    for label, result in results.items():
+        workdir = result["own"].get("workdir")
+        if workdir is None:
+            continue
+        series = label.replace("/", " ")
+        for row in read_metrics(pathlib.Path(workdir) / METRICS_FILE, TERMS):
+            step = row.pop("step")
+            told = {f"{series}/{k.rpartition('/')[2]}": v for k, v in row.items()}
+            records.append({"step": step, **told})
+    return records
 
 
 def print_comparison(

@@ -106,7 +106,13 @@ class Forecast:
             buffer,
             context=self.context,
             truth=self.truth,
-            **dict(zip(_prediction_keys(), self.predictions.values(), strict=False)),
+            **dict(
+                zip(
+                    _prediction_keys(self.predictions),
+                    self.predictions.values(),
+                    strict=False,
+                )
+            ),
             **{f"aux_{key}": value for key, value in self.aux.items()},
             about=np.array(json.dumps(told)),
         )
@@ -133,7 +139,9 @@ class Forecast:
                 predictions={
                     system: arrays.pop(key)
                     for system, key in zip(
-                        told["systems"], _prediction_keys(), strict=False
+                        told["systems"],
+                        _prediction_keys(told["systems"]),
+                        strict=False,
                     )
                 },
                 aux={key.removeprefix("aux_"): value for key, value in arrays.items()},
@@ -352,9 +360,11 @@ def _as_uint8(video):
     return np.rint(np.clip(video, 0, 1) * 255).astype(np.uint8)
 
 
-def _prediction_keys():
-    """Names in the npz file: the main prediction, and without adapting or steering."""
-    return ("prediction", "prediction_without")
+def _prediction_keys(systems):
+    """Names in the npz file of the main prediction, and of what it is a change of."""
+    main = next(iter(systems))
+    without = "unsteered" if main.endswith(STEERED) else "without_ttt"
+    return ("prediction", f"prediction_{without}")
 
 
 def source_stamp(path: pathlib.Path) -> dict[str, Any]:

@@ -70,3 +70,54 @@ def write_stage(
         "data": os.path.relpath(requires_dir, workdir),
     }
     (workdir / experiment.RECORD).write_text(json.dumps(record, indent=1))
+
+
+def shared_sections(
+    height: int,
+    width: int,
+    frame_stride: int,
+    *,
+    grid_stride: int,
+    clip_frames: int,
+    clips_per_video: int,
+    root: str = "",
+) -> dict[str, Any]:
+    """All sections of a config that do not say what the networks are.
+
+    Args:
+      height, width: of the frames, in pixels.
+      frame_stride: frames of a video from one that is seen to the next.
+      grid_stride: pixels per latent cell.
+      clip_frames: of context and future.
+      clips_per_video: that are scored.
+      root: folder of the data; "" is CLEVRER's twin.
+    """
+    return {
+        "seed": 0,
+        "requires": {},
+        "losses": {},
+        "optim": {"learning_rate": 1e-3},
+        "ema": {"decay": None},
+        "data": {
+            "root": root,
+            # Scored are those of validation; there must be one for training.
+            "twin": {"num_train": 1, "num_validation": 40, "num_test": 1, "seed": 0},
+            "height": height,
+            "width": width,
+            "frame_stride": frame_stride,
+            "grid_stride": grid_stride,
+            "batch_size": 4,
+            "clip_frames": clip_frames,
+            "clip_stride": frame_stride,
+        },
+        "train": {"num_steps": 1, "log_every": 1, "accumulate": 1},
+        "eval": {
+            "every": 1,
+            "batch_size": 4,
+            "clip_frames": clip_frames,
+            "clips_per_video": clips_per_video,
+            "max_videos": 16,
+        },
+        "checkpoint": {"every": 1, "keep": 1, "best_metric": "psnr"},
+        "mesh": {},
+    }

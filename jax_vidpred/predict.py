@@ -218,15 +218,8 @@ def training_curves(
     record = experiment.read_record(workdir)
     for required, place in record["requires"].items():
         yield from training_curves((workdir / place).resolve(), required)
-    kept = [
-        {
-            key: value
-            for key, value in row.items()
-            if key in ("step", "wall_time") or key.rpartition("/")[2] in CURVES
-        }
-        for row in read_metrics(workdir / METRICS_FILE)
-    ]
-    yield f"Training: {name or workdir.name}", loss_curves(kept)
+    records = read_metrics(workdir / METRICS_FILE, CURVES)
+    yield f"Training: {name or workdir.name}", loss_curves(records)
 
 
 def _gains(metrics):

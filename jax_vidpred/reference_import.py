@@ -12,7 +12,7 @@ import numpy as np
 from jax_vidpred import experiment
 from jax_vidpred.features import weights
 from jax_vidpred.features.weights import WeightsError
-from jax_vidpred.imported import new_workdir, write_stage
+from jax_vidpred.imported import new_workdir, shared_sections, write_stage
 from jax_vidpred.systems import reference
 from jax_vidpred.train.protocol import Stage
 
@@ -68,7 +68,14 @@ def import_reference(
     if frame_stride < 1:
         raise ValueError(f"frame_stride={frame_stride}; wanted at least 1")
     vae, temporal = _read(path, vae_path)
-    shared = _shared_sections(height, width, frame_stride)
+    shared = shared_sections(
+        height,
+        width,
+        frame_stride,
+        grid_stride=reference.STRIDE,
+        clip_frames=NUM_CONTEXT + NUM_FUTURE,
+        clips_per_video=4,
+    )
     with new_workdir(workdir) as part:
         if temporal is None:
             _write_vae(part, part / "requires", shared, vae)
@@ -152,36 +159,3 @@ def _write_temporal(workdir, requires_dir, shared, vae, temporal, rollout) -> No
     }
     stages = {"vae": experiment.load(requires_dir / "vae")}
     write_stage(workdir, requires_dir, config, stages, {"temporal": temporal.params})
-
-
-def _shared_sections(height: int, width: int, frame_stride: int) -> dict[str, Any]:
-    """All sections of a config; evaluation is on the twin unless told otherwise."""
-    return {
-        "seed": 0,
-        "requires": {},
-        "losses": {},
-        "optim": {"learning_rate": 1e-3},
-        "ema": {"decay": None},
-        "data": {
-            "root": "",
-            # Scored are those of validation; there must be one for training.
-            "twin": {"num_train": 1, "num_validation": 40, "num_test": 1, "seed": 0},
-            "height": height,
-            "width": width,
-            "frame_stride": frame_stride,
-            "grid_stride": reference.STRIDE,
-            "batch_size": 4,
-            "clip_frames": NUM_CONTEXT + NUM_FUTURE,
-            "clip_stride": frame_stride,
-        },
-        "train": {"num_steps": 1, "log_every": 1, "accumulate": 1},
-        "eval": {
-            "every": 1,
-            "batch_size": 4,
-            "clip_frames": NUM_CONTEXT + NUM_FUTURE,
-            "clips_per_video": 4,
-            "max_videos": 16,
-        },
-        "checkpoint": {"every": 1, "keep": 1, "best_metric": "psnr"},
-        "mesh": {},
-    }

@@ -8,7 +8,6 @@ the attention, which is the published one.
 
 import os
 import re
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ import numpy as np
 from jax_vidpred import experiment
 from jax_vidpred.features import river_weights, vector_field_weights, weights
 from jax_vidpred.features.weights import Tensors, WeightsError
-from jax_vidpred.imported import new_workdir, write_stage
+from jax_vidpred.imported import new_workdir, shared_sections, write_stage
 from jax_vidpred.models.river import VectorField
 from jax_vidpred.models.vq import PRESETS, VQ
 from jax_vidpred.train.protocol import Stage
@@ -132,8 +131,17 @@ def import_river(
         setup = setup._replace(frame_stride=frame_stride)
     if setup.frame_stride < 1:
         raise ValueError(f"frame_stride={frame_stride}; wanted at least 1")
+    shared = shared_sections(
+        size["height"],
+        size["width"],
+        setup.frame_stride,
+        grid_stride=stride,
+        clip_frames=setup.num_context + setup.num_future,
+        clips_per_video=1,
+        root=setup.root,
+    )
     with new_workdir(workdir) as part:
-        _write(part, setup, _sections(setup, size, stride), vq, field)
+        _write(part, setup, shared, vq, field)
     return experiment.load(workdir)
 
 
@@ -267,35 +275,3 @@ def _write(workdir, setup, shared, vq, field) -> None:
     }
     stages = {"vqgan": experiment.load(requires_dir / "vqgan")}
     write_stage(workdir, requires_dir, config, stages, {"field": field.params})
-
-
-def _sections(setup: Setup, size: Mapping[str, int], stride: int) -> dict[str, Any]:
-    """All sections of a config."""
-    clip_frames = setup.num_context + setup.num_future
-    return {
-        "seed": 0,
-        "requires": {},
-        "optim": {"learning_rate": 1e-4},
-        "ema": {"decay": None},
-        "data": {
-            "root": setup.root,
-            # Scored are those of validation; there must be one for training.
-            "twin": {"num_train": 1, "num_validation": 40, "num_test": 1, "seed": 0},
-            **size,
-            "frame_stride": setup.frame_stride,
-            "grid_stride": stride,
-            "batch_size": 4,
-            "clip_frames": clip_frames,
-            "clip_stride": setup.frame_stride,
-        },
-        "train": {"num_steps": 1, "log_every": 1, "accumulate": 1},
-        "eval": {
-            "every": 1,
-            "batch_size": 4,
-            "clip_frames": clip_frames,
-            "clips_per_video": 1,
-            "max_videos": 16,
-        },
-        "checkpoint": {"every": 1, "keep": 1, "best_metric": "psnr"},
-        "mesh": {},
-    }

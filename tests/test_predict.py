@@ -76,7 +76,7 @@ def test_a_folder_of_good_and_bad_videos(clips, tmp_path, smoke_workdir, predict
         truth, prediction = stored["truth"] / 255, stored["prediction"] / 255
         last = stored["context"][-1] / 255
         assert stored["aux_flow"].shape == (17, 8, 8, 2)
-        assert stored["prediction_without"].shape == (12, 32, 32, 3)
+        assert stored["prediction_without_ttt"].shape == (12, 32, 32, 3)
     # The library call on the same frames; the file holds it in steps of 1/255.
     video = read_video(clips / "good.mp4", size=(32, 32))[::2]
     exact = predictor.predict(video[:6], 12, ttt=2).video

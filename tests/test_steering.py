@@ -47,7 +47,7 @@ def test_an_edit_changes_the_future_and_the_page_shows_how(
     assert code == 0 and not complaints
     with np.load(out / "video_10000.npz") as stored:
         told = json.loads(str(stored["about"]))
-        steered, plain = stored["prediction"], stored["prediction_without"]
+        steered, plain = stored["prediction"], stored["prediction_unsteered"]
         context = stored["context"]
     assert told["systems"] == ["cvae, steered", "cvae"]
     assert (steered != plain).any()

@@ -1,6 +1,5 @@
 """What a trained system costs: parameters, a training step, a prediction."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -52,22 +51,6 @@ def measure_costs(
         "frames": [num_context, num_future],
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
-
-
-def rows(costs: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """A table: head, and a row for each system whose costs are known."""
-    head = ["cost", "trained (M)", "frozen (M)", "step (ms)", "clips", "predict (ms)"]
-    return head, [
-        [
-            name,
-            f"{cost['parameters'] / 1e6:.2f}",
-            f"{cost['frozen'] / 1e6:.2f}",
-            f"{cost['train_step_ms']:.0f}",
-            f"{cost['batch_size']} x {cost['clip_frames']}",
-            f"{cost['predict_ms']:.0f}",
-        ]
-        for name, cost in costs.items()
-    ]
 
 
 def _count(tree: Any) -> int:

@@ -29,6 +29,11 @@ class LatentSource(VideoSource):
 
     latents: np.ndarray
 
+    def __post_init__(self):
+        super().__post_init__()
+        first = np.concatenate([[0], np.cumsum(self.num_frames)])
+        object.__setattr__(self, "_first_frame", first)
+
     def read(
         self, index: int, start: int, stride: int, into: Mapping[str, np.ndarray]
     ) -> None:
@@ -44,7 +49,7 @@ class LatentSource(VideoSource):
                 f"video {self.video_ids[index]} has {self.num_frames[index]} frames;"
                 f" frames {start} to {end - 1} were asked for; ask for a shorter clip"
             )
-        first = int(self.num_frames[:index].sum())
+        first = int(self._first_frame[index])
         into[LATENT][...] = self.latents[first + start : first + end : stride]
 
 

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jax_vidpred.models.layers.attention import Dense, TransformerBlock, gelu, norm
+from jax_vidpred.models.layers.attention import Dense, TransformerBlock, norm
 from jax_vidpred.models.layers.compute import compute_dtype
 from jax_vidpred.models.layers.conv import Conv
+from jax_vidpred.ops.activation import gelu
 from jax_vidpred.ops.image import depth_to_space, space_to_depth
 
 TIME_SCALE = 200.0

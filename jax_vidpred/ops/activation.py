@@ -1,4 +1,4 @@
-"""Activations that keep little for the gradient."""
+"""Activations that are fast, or keep little for the gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -32,3 +32,13 @@ def _widened(x):
 
 
 silu.defvjp(_forward, _backward)
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016).
+
+    Through erf, in float32: `jax.nn.gelu` goes through erfc, which takes twice as long
+    on a CPU. Where x is very negative the result has an error of 1e-7 |x|.
+    """
+    wide = _widened(x)
+    return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)

@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -227,12 +227,22 @@ def collision_curve(
     return render(figure, image_format, (axes, 1))
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
+def read_metrics(
+    path: str | os.PathLike, terms: Container[str] | None = None
+) -> list[dict[str, float]]:
     """Records of a metrics.jsonl, one JSON object per line.
 
     Lines that are no JSON object, such as one cut off by a crash, are passed over; so
     are values that are no numbers. A file that is not there has no records.
+
+    Args:
+      path: of the file.
+      terms: only these are kept of `series/term`, and `step`; all when None.
     """
+
+    def wanted(key):
+        return terms is None or key == "step" or key.rpartition("/")[2] in terms
+
     try:
         lines = pathlib.Path(path).read_text(errors="replace").splitlines()
     except FileNotFoundError:
@@ -248,7 +258,9 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
                 {
                     key: float(value)
                     for key, value in record.items()
-                    if isinstance(value, int | float) and not isinstance(value, bool)
+                    if isinstance(value, int | float)
+                    and not isinstance(value, bool)
+                    and wanted(key)
                 }
             )
     return records

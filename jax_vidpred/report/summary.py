@@ -94,6 +94,22 @@ def tables_of(result: Result) -> Iterator[Table]:
         )
 
 
+def cost_table(costs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A row for each system whose costs are known, by its name."""
+    head = ["cost", "trained (M)", "frozen (M)", "step (ms)", "clips", "predict (ms)"]
+    return head, [
+        [
+            name,
+            f"{cost['parameters'] / 1e6:.2f}",
+            f"{cost['frozen'] / 1e6:.2f}",
+            f"{cost['train_step_ms']:.0f}",
+            f"{cost['batch_size']} x {cost['clip_frames']}",
+            f"{cost['predict_ms']:.0f}",
+        ]
+        for name, cost in costs.items()
+    ]
+
+
 def lines_of(result: Result) -> Iterator[str]:
     """What is no table."""
     gains = result.get("test_time_training")

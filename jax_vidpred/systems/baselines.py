@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jax_vidpred.metrics import frame as frame_metrics
 from jax_vidpred.ops.flow import resize_flow
 from jax_vidpred.ops.warp import splat
 
@@ -13,6 +14,19 @@ def copy_last(
 ) -> Float[Array, "b k h w 3"]:
     """The last context frame, again and again."""
     return jnp.repeat(context[:, -1:], num_future, axis=1)
+
+
+def psnr_beside_copy_last(
+    prediction: Float[Array, "b k h w 3"],
+    context: Float[Array, "b t h w 3"],
+    future: Float[Array, "b k h w 3"],
+) -> dict[str, Float[Array, "b"]]:
+    """`psnr` of predicted frames, and `psnr_copy_last` of what costs nothing, in dB."""
+    copied = copy_last(context, future.shape[1])
+    return {
+        "psnr": frame_metrics.psnr(prediction, future).mean(1),
+        "psnr_copy_last": frame_metrics.psnr(copied, future).mean(1),
+    }
 
 
 def constant_velocity(

@@ -220,20 +220,14 @@ class CVAESystem(Predictor):
         video = to_float(batch[schema.VIDEO])
         context, future = jnp.split(video, [self.num_context], 1)
 
-        def psnr(prediction):
-            return frame_metrics.psnr(prediction, future).mean(1)
-
         def predict(labels):
             params = state.prediction_params
             return self.predict(params, context, future.shape[1], rng, labels).video
 
         seen, told = self._labels_of(batch)
-        metrics = {
-            "psnr": psnr(predict(seen)),
-            "psnr_copy_last": psnr(baselines.copy_last(context, future.shape[1])),
-        }
+        metrics = baselines.psnr_beside_copy_last(predict(seen), context, future)
         if self.label_keys:
-            metrics["psnr_told"] = psnr(predict(told))
+            metrics["psnr_told"] = frame_metrics.psnr(predict(told), future).mean(1)
         return metrics
 
     def _labels_of(self, batch):

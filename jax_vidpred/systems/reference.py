@@ -19,7 +19,6 @@ from jax_vidpred.data import schema
 from jax_vidpred.features import weights
 from jax_vidpred.features.weights import Network, Tensors, WeightsError
 from jax_vidpred.losses import reconstruction as rec
-from jax_vidpred.metrics import frame as frame_metrics
 from jax_vidpred.models.reference import OBJECT_VALUES, ReferenceTemporal
 from jax_vidpred.models.vae import VAE
 from jax_vidpred.ops.image import to_float
@@ -263,11 +262,7 @@ class ReferenceSystem(Predictor):
         context, future = jnp.split(video, [self.num_context], 1)
         params = {**state.frozen, **state.params}
         predicted = self.predict(params, context, future.shape[1], rng).video
-        copied = baselines.copy_last(context, future.shape[1])
-        return {
-            "psnr": frame_metrics.psnr(predicted, future).mean(1),
-            "psnr_copy_last": frame_metrics.psnr(copied, future).mean(1),
-        }
+        return baselines.psnr_beside_copy_last(predicted, context, future)
 
     def samples(
         self, state: TrainState, batch: Batch, rng: jax.Array

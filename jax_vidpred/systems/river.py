@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jax_vidpred.data import schema
-from jax_vidpred.metrics import frame as frame_metrics
 from jax_vidpred.models.river import VectorField
 from jax_vidpred.ops import solvers, transport
 from jax_vidpred.ops.augment import colour_jitter
@@ -112,8 +111,10 @@ class RiverSystem(Predictor):
         self.vae: Any = first.system
         self.latent_channels, self.stride = self.vae.latent_channels, self.vae.stride
         self.frozen = {"vae": first.params}
-        self.train_keys = (schema.LATENT,) if cache_latents else self.required_keys
-        self.net = VectorField(latent_channels=self.vae.latent_channels, **model)
+        self.cache_latents = cache_latents
+        self.seen = schema.LATENT if cache_latents else schema.VIDEO
+        self.train_keys = (self.seen,)
+        self.net = VectorField(latent_channels=self.latent_channels, **model)
         self.loss = functools.partial(_flow_matching_terms, **losses)
         self.sigma = losses["sigma"]
         self.optimizer = make_optimizer(**optim)
@@ -125,16 +126,16 @@ class RiverSystem(Predictor):
     # --- training ---------------------------------------------------------------
 
     def init(self, rng: jax.Array, batch: Batch) -> TrainState:
-        seen = batch[self.train_keys[0]]
+        seen = batch[self.seen]
         t = seen.shape[1]
         if t < 3:
             raise ValueError(
                 f"clips of {t} frames; RIVER wants at least 3: a frame, the one before"
                 " it, and an earlier one"
             )
-        stride = self.vae.stride if self.train_keys == self.required_keys else 1
+        stride = 1 if self.cache_latents else self.stride
         h, w = seen.shape[2] // stride, seen.shape[3] // stride
-        latent = jnp.zeros((1, h, w, self.vae.latent_channels))
+        latent = jnp.zeros((1, h, w, self.latent_channels))
         ones = jnp.ones(1)
         variables = self.net.init(
             rng, latent, latent, latent, ones.astype(jnp.int32), ones
@@ -151,7 +152,7 @@ class RiverSystem(Predictor):
     ) -> tuple[TrainState, Scalars]:
         def loss_fn(params, batch, rng):
             keys = rngs.for_rows(rng, batch[schema.ROW])
-            num_frames = batch[self.train_keys[0]].shape[1]
+            num_frames = batch[self.seen].shape[1]
             chosen = _choose_frames(rngs.fold_in_each(keys, "frames"), num_frames)
             target, reference, condition = self._latents(
                 state.frozen, batch, chosen, rngs.fold_in_each(keys, "augment")
@@ -186,10 +187,10 @@ class RiverSystem(Predictor):
 
         Only these are decompressed to floats and encoded.
         """
-        frames = batch[self.train_keys[0]]
+        frames = batch[self.seen]
         row = jnp.arange(len(frames))
         few = jnp.stack([frames[row, index] for index in chosen], 1)
-        if self.train_keys == self.required_keys:
+        if not self.cache_latents:
             few = to_float(few)
             if self.augment:
                 few = colour_jitter(few, keys, **self.augment)
@@ -215,11 +216,7 @@ class RiverSystem(Predictor):
         context, future = jnp.split(video, [self.num_context], 1)
         params = {**state.frozen, **state.prediction_params}
         predicted = self.predict(params, context, future.shape[1], rng)
-        copied = baselines.copy_last(context, future.shape[1])
-        return {
-            "psnr": frame_metrics.psnr(predicted.video, future).mean(1),
-            "psnr_copy_last": frame_metrics.psnr(copied, future).mean(1),
-        }
+        return baselines.psnr_beside_copy_last(predicted.video, context, future)
 
     def samples(
         self, state: TrainState, batch: Batch, rng: jax.Array

@@ -40,3 +40,12 @@ def continuation(
     predicted = system.predict(params, context, future.shape[1], rng, **told).video
     shown = jnp.concatenate([CONTEXT_BRIGHTNESS * context, predicted], 1)
     return beside(video, shown)
+
+
+def reconstruction(
+    system: Any, state: TrainState, batch: Batch
+) -> Float[Array, "b t h 2*w 3"]:
+    """The true clip beside what a first stage decodes of what it encoded."""
+    video = to_float(batch[schema.VIDEO])
+    params = state.prediction_params
+    return beside(video, system.decode(params, system.encode(params, video)))

@@ -114,10 +114,7 @@ class VAESystem(System):
         self, state: TrainState, batch: Batch, rng: jax.Array
     ) -> dict[str, Float[Array, "b t h w 3"]]:
         del rng
-        video = to_float(batch[schema.VIDEO])
-        params = state.prediction_params
-        again = self.decode(params, self.encode(params, video))
-        return {"reconstruction": samples.beside(video, again)}
+        return {"reconstruction": samples.reconstruction(self, state, batch)}
 
     def encode(
         self, params: Any, video: Float[Array, "b t h w 3"]

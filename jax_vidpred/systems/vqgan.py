@@ -144,13 +144,15 @@ class VQGANSystem(System):
         use, moments = scalars.pop("use"), scalars.pop("moments")
         followed = latent_scale.follow(old, moments, state.step)
         spread = jnp.sqrt(scalars["commitment"])
-        codes, dead = self._codes(state, old, use, spread, rngs.fold_in(rng, "revive"))
-        scalars |= {"perplexity": quantize.perplexity(use.share), "dead_codes": dead}
+        scalars["perplexity"] = quantize.perplexity(use.share)
+        average, codebook, scalars["dead_codes"] = self._codes(
+            state, old, use, spread, rngs.fold_in(rng, "revive")
+        )
+        followed |= {"code_share": average.share, "code_total": average.total}
 
         def with_statistics(params):
-            net = params["net"] | {"codebook": codes["codebook"]}
-            kept = {name: codes[name] for name in ("code_share", "code_total")}
-            return params | followed | kept | {"net": net}
+            net = params["net"] | {"codebook": codebook}
+            return params | followed | {"net": net}
 
         ema = None if state.ema is None else with_statistics(state.ema)
         return state.replace(params=with_statistics(state.params), ema=ema), scalars
@@ -189,7 +191,7 @@ class VQGANSystem(System):
         return total, terms
 
     def _codes(self, state, old, batch_use, spread, rng):
-        """Codebook and average use after a step; how many codes were dead."""
+        """Average use and codebook after a step; how many codes were dead."""
         codebook = state.params["net"]["codebook"]
         # The first batch decides where the codes are; its latents need them there.
         decay = jnp.where(state.step == 1, 0.0, self.code_decay)
@@ -197,16 +199,11 @@ class VQGANSystem(System):
         use = quantize.follow(average, batch_use, decay)
         if self.codebook == "average":
             codebook = quantize.centroids(use, codebook)
-        dead = jnp.zeros(())
-        if self.revive_below:
-            use, codebook, dead = quantize.revive(
-                use, codebook, rng, below=self.revive_below, spread=spread
-            )
-        return {
-            "codebook": codebook,
-            "code_share": use.share,
-            "code_total": use.total,
-        }, dead
+        if not self.revive_below:
+            return use, codebook, jnp.zeros(())
+        return quantize.revive(
+            use, codebook, rng, below=self.revive_below, spread=spread
+        )
 
     # --- evaluation, and what later stages use ----------------------------------
 
@@ -226,10 +223,7 @@ class VQGANSystem(System):
         self, state: TrainState, batch: Batch, rng: jax.Array
     ) -> dict[str, Float[Array, "b t h w 3"]]:
         del rng
-        video = to_float(batch[schema.VIDEO])
-        params = state.prediction_params
-        again = self.decode(params, self.encode(params, video))
-        return {"reconstruction": samples.beside(video, again)}
+        return {"reconstruction": samples.reconstruction(self, state, batch)}
 
     def encode(
         self, params: Any, video: Float[Array, "b t h w 3"]

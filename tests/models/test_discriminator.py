@@ -32,7 +32,7 @@ def test_layers_are_those_of_the_paper():
     out = jax.eval_shape(net.apply, shapes, jnp.zeros((1, 256, 256, 3)))
     assert out.shape == (1, 30, 30, 1)
     net, params, _ = make(24, 24, features=64)
-    kernel = params["params"]["_Conv_3"]["kernel"]
+    kernel = params["params"]["Conv_3"]["kernel"]
     assert float(kernel.std()) == pytest.approx(0.02, rel=0.01)
 
 

@@ -213,7 +213,7 @@ def test_before_the_start_only_the_reconstruction_counts():
     now, scalars = step(now, WEIGHT)
     alone, _ = step(alone, 0.0)
     assert float(scalars["adversarial_weight"]) > 0
-    change = moved(before, now)[NAME]["_Conv_2"]["kernel"]
+    change = moved(before, now)[NAME]["Conv_2"]["kernel"]
     # Its first step: half of the rate (warm-up), each weight by that much (Adam).
     assert 0.009 < np.median(np.abs(change)) < 0.011
     apart = (

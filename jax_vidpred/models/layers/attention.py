@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jax_vidpred.ops.activation import gelu
+
 
 def attend(
     query: Float[Array, "b n heads d"],
@@ -104,16 +106,6 @@ def norm(name: str | None = None) -> nn.LayerNorm:
     The fast variance, E x^2 - (E x)^2, loses digits where a token's mean is large.
     """
     return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
-
-
-def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016).
-
-    Through erf, in float32: `jax.nn.gelu` goes through erfc, which takes twice as long
-    on a CPU. Where x is very negative the result has an error of 1e-7 |x|.
-    """
-    wide = x.astype(jnp.float32)
-    return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 def drop(

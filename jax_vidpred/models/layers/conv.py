@@ -20,6 +20,7 @@ class Conv(nn.Module):
       stride: step in both directions.
       kernel_init: initialiser of the kernel; zeros make a head that starts silent.
       bias: initial value of the bias; None for a convolution without.
+      padding: border on each side; None for the sizes that are said above.
       dtype: computation type; parameters stay float32.
     """
 
@@ -28,6 +29,7 @@ class Conv(nn.Module):
     stride: int = 1
     kernel_init: Initializer = nn.initializers.lecun_normal()
     bias: float | None = 0.0
+    padding: int | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -35,7 +37,8 @@ class Conv(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        y = conv_ops.conv2d(x, kernel, self.stride)
+        border = None if self.padding is None else ((self.padding,) * 2,) * 2
+        y = conv_ops.conv2d(x, kernel, self.stride, border)
         if self.bias is None:
             return y
         bias = self.param("bias", nn.initializers.constant(self.bias), (self.features,))

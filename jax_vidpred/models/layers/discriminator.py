@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jax_vidpred.models.layers.conv import Conv
 from jax_vidpred.models.layers.norm import GroupNorm
-from jax_vidpred.ops.conv import conv2d
 
 _MAX_WIDENING = 8
 _MAX_GROUPS = 32
+# With a border of 1, stride 1 makes images smaller by 1.
+_PATCHES = dict(kernel=4, padding=1, kernel_init=nn.initializers.normal(0.02))
 
 
 class PatchDiscriminator(nn.Module):
@@ -61,30 +63,9 @@ class PatchDiscriminator(nn.Module):
             stride = 2 if layer < self.num_layers else 1
             first = layer == 0
             # A norm has a bias of its own.
-            x = _Conv(width, stride, use_bias=first, dtype=self.dtype)(x)
+            bias = 0.0 if first else None
+            x = Conv(width, stride=stride, bias=bias, dtype=self.dtype, **_PATCHES)(x)
             if not first:
                 x = GroupNorm(math.gcd(width, _MAX_GROUPS))(x)
             x = nn.leaky_relu(x, 0.2)
-        return _Conv(1, stride=1, use_bias=True)(x)
-
-
-class _Conv(nn.Module):
-    """4x4 convolution with a border of 1: stride 1 makes images smaller by 1."""
-
-    features: int
-    stride: int
-    use_bias: bool
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x):
-        shape = (4, 4, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        y = conv2d(x, kernel, self.stride, ((1, 1), (1, 1)))
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            # In float32, whatever y is: see `layers.conv`.
-            wide = y.astype(bias.dtype) + jnp.broadcast_to(bias, y.shape)
-            y = wide.astype(y.dtype)
-        return y
+        return Conv(1, **_PATCHES)(x)
