@@ -78,6 +78,8 @@ def tables_of(result: Result) -> Iterator[Table]:
     if rows:
         metrics = ("PSNR (dB)", "change", "PSNR, moving pixels (dB)", "change")
         yield ["error budget, told", *metrics], rows
+    if "cost" in result:
+        yield cost_table({next(iter(result["systems"])): result["cost"]})
     curve = result.get("test_time_training", {}).get("curve", [])
     if curve:
         yield (
