@@ -47,6 +47,7 @@ class Setup(NamedTuple):
 SETUPS = {
     "clevrer": Setup(128, 2, 14, 5, ""),
     "bair": Setup(64, 1, 15, 1, "$JAX_VIDPRED_BAIR"),
+    "bair256": Setup(256, 1, 15, 1, "$JAX_VIDPRED_BAIR"),
     "kth": Setup(64, 10, 30, 1, "$JAX_VIDPRED_KTH"),
 }
 
@@ -80,7 +81,8 @@ def import_river(
       vae_path: the autoencoder, `vqvae.pth` or `vqvae.ckpt`, where `path` lacks it.
       workdir: must not hold anything yet.
       trained_on: one of `SETUPS`; None is CLEVRER for a model with RIVER's own
-        autoencoder and BAIR for the others: BAIR's and KTH's files look alike.
+        autoencoder, BAIR at 256x256 for one with f16 and at 64x64 for the others: its
+        files and those of KTH look alike.
       height, width, frame_stride: of the frames, where they are not the authors'.
 
     Returns:
@@ -113,7 +115,8 @@ def import_river(
                 " vqvae.ckpt"
             )
     field = _read(path, _field, tensors, vq.model["latent_channels"])
-    name = trained_on or ("clevrer" if vq.model["preset"] == "river" else "bair")
+    by_autoencoder = {"river": "clevrer", "f16": "bair256"}
+    name = trained_on or by_autoencoder.get(vq.model["preset"], "bair")
     if name not in SETUPS:
         raise ValueError(f"trained_on={name!r} is unknown; use one of {list(SETUPS)}")
     setup, stride = SETUPS[name], PRESETS[vq.model["preset"]]["stride"]
@@ -187,11 +190,6 @@ def _preset(tensors: Tensors) -> str:
 
 def _field(tensors: Tensors, latent_channels: int) -> _Imported:
     own = _below(tensors, _FIELD)
-    if "project_out.3.running_mean" in own:
-        raise WeightsError(
-            'the vector field ends with batch norm (out_norm "bn", as RIVER for BAIR at'
-            ' 256x256 does), which is not supported; wanted "ln"'
-        )
 
     def blocks(part):
         found = (re.match(rf"{part}_blocks\.(\d+)\.", name) for name in own)
@@ -206,6 +204,8 @@ def _field(tensors: Tensors, latent_channels: int) -> _Imported:
         "dropout": 0.05,
         **_COMPUTED,
     }
+    if vector_field_weights.has_batch_norm(own):
+        model["last_norm"] = "frozen"
     if model["features"] % model["num_heads"]:
         raise WeightsError(
             f"a vector field of width {model['features']}; wanted a multiple of its"

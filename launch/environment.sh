@@ -28,3 +28,7 @@ if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     --requirement requirements.txt ${jax_wheel:+"$jax_wheel"} --editable ".${EXTRAS:+[$EXTRAS]}"
   printf '%s' "$wanted" > .venv/installed
 fi
+
+# Memory in pages of 2 MB where the kernel leaves that to the program: XLA on a CPU takes
+# and returns hundreds of megabytes in each step, 4 KB at a time otherwise (glibc 2.35).
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"

@@ -21,6 +21,7 @@ from jax_vidpred.river_import import import_river  # noqa: E402
 from jax_vidpred.systems.river import Sampling  # noqa: E402
 
 SIZE = 16
+NORM = "vector_field_regressor.project_out."
 FIELD = {"features": 16, "num_heads": 8, "depth": 1, "mid_depth": 2}
 VQ_SIZES = {"latent_channels": 4, "num_codes": 12, "features": 4}
 
@@ -54,7 +55,7 @@ def make_networks(preset):
     return net, field, *params
 
 
-NETWORKS = {preset: make_networks(preset) for preset in ("river", "f8_small")}
+NETWORKS = {preset: make_networks(preset) for preset in ("river", "f8_small", "f16")}
 
 
 def vq_tensors(preset, before=""):
@@ -154,10 +155,37 @@ def test_autoencoder_of_latent_diffusion_in_a_file_of_its_own(run, tmp_path):
     assert code == 2 and "holds something already" in said
 
 
+def test_a_batch_norm_at_the_end_becomes_scale_and_offset(run, tmp_path):
+    # BAIR at 256x256: the norm stands one place later than a layer norm does.
+    tensors = model_tensors("f16")
+    statistics = {"running_mean": np.float32([0.5, -2.0] * 8)}
+    statistics["running_var"] = np.float32([3.0, 0.25] * 8)
+    for part in ("weight", "bias"):
+        statistics[part] = tensors.pop(f"{NORM}2.{part}")
+    statistics["num_batches_tracked"] = np.asarray(130_000, np.int64)
+    norm = {f"{NORM}3.{part}": array for part, array in statistics.items()}
+    file = written(tmp_path / "model.pth", tensors | norm)
+    code, said = run(file, "--to", tmp_path / "run")
+    assert code == 0, said
+    stage = experiment.load(tmp_path / "run")
+    assert stage.system.net.last_norm == "frozen"
+    assert jax_vidpred.load(tmp_path / "run").frame_size == (256, 256)
+    one = np.random.default_rng(0).normal(size=(5, 16))
+    scale, bias = (
+        stage.params["field"]["out_norm"][part] for part in ("scale", "bias")
+    )
+    normed = (one - statistics["running_mean"]) / np.sqrt(
+        statistics["running_var"] + 1e-5
+    )
+    wanted = normed * statistics["weight"] + statistics["bias"]
+    np.testing.assert_allclose(one * scale + bias, wanted, atol=1e-5)
+
+
 def test_the_imported_config_is_the_published_one(tmp_path):
     for name, preset, published in (
         ("clevrer", "river", "clevrer128"),
         ("kth", "f8_small", "kth"),
+        ("bair256", "f16", "bair256"),
     ):
         file = written(tmp_path / f"{name}.pth", model_tensors(preset))
         import_river(file, None, tmp_path / name, trained_on=name)
@@ -177,16 +205,13 @@ def test_the_imported_config_is_the_published_one(tmp_path):
 
 def test_what_cannot_be_imported_leaves_nothing_behind(run, tmp_path):
     whole, field = model_tensors("river"), field_tensors("river")
-    batch_norm = dict(field)
-    norm = "vector_field_regressor.project_out.3.running_mean"
-    batch_norm[norm] = np.zeros(16, np.float32)
     torn = dict(whole)
     torn.pop("vector_field_regressor.mid_blocks.1.norm2.bias")
     other = {k: v for k, v in vq_tensors("f8_small").items() if ".attn." not in k}
     contents = {
         "whole": whole,
         "field": field,
-        "bn": vq_tensors("river", "ae.backbone.") | batch_norm,
+        "half": whole | {NORM + "3.running_var": np.ones(16, np.float32)},
         "torn": torn,
         "odd": whole | {"vector_field_regressor.extra": np.zeros(3, np.float32)},
         "vae": vq_tensors("river"),
@@ -199,7 +224,7 @@ def test_what_cannot_be_imported_leaves_nothing_behind(run, tmp_path):
         ("whole", ("--vae", files["vae"]), "holds the autoencoder itself; leave out"),
         ("field", ("--vae", files["nothing"]), "nothing.pth: no autoencoder of RIVER"),
         ("field", ("--vae", files["other"]), "other.pth: an autoencoder that RIVER"),
-        ("bn", (), 'batch norm (out_norm "bn", as RIVER for BAIR at 256x256 does)'),
+        ("half", (), "half.pth: project_out.3.weight is missing: another network"),
         ("torn", (), "torn.pth: 1 of 64 parameters are missing (mid_blocks_1/norm_hid"),
         ("odd", (), "extra is not part of this network"),
         ("whole", ("--size", "20x16"), "width=20; wanted that of the frames that"),

@@ -2,6 +2,10 @@
 
 A published file of the whole model has them behind "vector_field_regressor."; here the
 names are those after it.
+
+The published field for BAIR at 256x256 ends with a batch norm. Its statistics are fixed
+once it is trained, so that it comes to a scale and an offset of each feature, and these
+are what is read.
 """
 
 import re
@@ -10,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_vidpred.features.weights import Tensors, flatten, to_tree
+from jax_vidpred.features.weights import Tensors, WeightsError, flatten, to_tree
 
 # Our names and those of the checkpoints, without ".weight" and ".bias".
 _INSIDE = {
@@ -31,12 +35,14 @@ _OUTSIDE = {
     "out_norm": "project_out.2",
     "out_conv": "project_out.4",
 }
+_BATCH_NORM = "project_out.3"
+_EPSILON = 1e-5  # of that norm
 _BLOCK = re.compile(r"(in|mid|out)_blocks_(\d+)/(.+)")
 _SKIP = re.compile(r"skips_(\d+)")
 
 
 def to_params(tensors: Tensors, like: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of a `models.river.VectorField`.
+    """Parameters of a `models.river.VectorField`, "frozen" where `has_batch_norm`.
 
     Args:
       tensors: as in a checkpoint.
@@ -45,12 +51,17 @@ def to_params(tensors: Tensors, like: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       WeightsError: a name is unknown or missing, or a shape is that of another size.
     """
+    if has_batch_norm(tensors):
+        tensors = _without_statistics(tensors)
     paths = {_torch_name(path): path for path in flatten(like)}
     return to_tree(tensors, lambda name: paths.get(name, name), like)
 
 
 def to_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What a checkpoint would hold for these parameters: the inverse of `to_params`."""
+    """What a checkpoint would hold for these parameters: the inverse of `to_params`.
+
+    A norm is written as layer norm.
+    """
     tensors = {}
     for path, array in flatten(params).items():
         array = np.asarray(array)
@@ -58,6 +69,29 @@ def to_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
             array = np.transpose(array, (-1, -2, *range(array.ndim - 2)))
         tensors[_torch_name(path)] = np.ascontiguousarray(array)
     return tensors
+
+
+def has_batch_norm(tensors: Tensors) -> bool:
+    """Whether the field of a checkpoint ends with a batch norm."""
+    return f"{_BATCH_NORM}.running_var" in tensors
+
+
+def _without_statistics(tensors: Tensors) -> dict[str, np.ndarray]:
+    """The batch norm as scale and offset, under the names of a layer norm."""
+    scale, bias, mean, variance = (
+        _tensor(tensors, f"{_BATCH_NORM}.{part}").astype(np.float64)
+        for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = scale / np.sqrt(variance + _EPSILON)
+    rest = {k: v for k, v in tensors.items() if not k.startswith(f"{_BATCH_NORM}.")}
+    after = _OUTSIDE["out_norm"]
+    return rest | {f"{after}.weight": scale, f"{after}.bias": bias - mean * scale}
+
+
+def _tensor(tensors, name):
+    if name not in tensors:
+        raise WeightsError(f"{name} is missing: another network")
+    return tensors[name]
 
 
 def _torch_name(path: str) -> str:

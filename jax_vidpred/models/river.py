@@ -33,6 +33,9 @@ class VectorField(nn.Module):
       mid_depth: blocks in the middle.
       patch: side of the square of latent cells that make one token.
       dropout: rate in the blocks while training.
+      last_norm: before the last convolution, "layer", or "frozen" for what a batch norm
+        with fixed statistics comes to: a scale and an offset of each feature. It is for
+        imported weights; training with one leaves it at that.
       dtype: "float32", or "bfloat16" for all but norms, softmax, embeddings and the
         last convolution; parameters and the result are float32 in either case.
       remat: whether the gradient computes the inside of blocks again instead of keeping
@@ -46,6 +49,7 @@ class VectorField(nn.Module):
     mid_depth: int = 5
     patch: int = 1
     dropout: float = 0.05
+    last_norm: str = "layer"
     dtype: str = "float32"
     remat: bool = False
 
@@ -71,7 +75,11 @@ class VectorField(nn.Module):
         self.skips = [dense(self.features) for _ in range(self.depth)]
         self.out_blocks = blocks(self.depth)
         self.out_hidden = dense(self.features)
-        self.out_norm = norm()
+        if self.last_norm not in LAST_NORMS:
+            raise ValueError(
+                f"last_norm={self.last_norm!r} is unknown; use layer or frozen"
+            )
+        self.out_norm = LAST_NORMS[self.last_norm]()
         self.out_conv = Conv(
             self.latent_channels * self.patch**2, kernel_init=nn.initializers.zeros
         )
@@ -143,6 +151,20 @@ class VectorField(nn.Module):
 
     def _keys_of_blocks(self, key):
         return jax.random.split(key, 2 * self.depth + self.mid_depth)
+
+
+class FrozenBatchNorm(nn.Module):
+    """A batch norm (Ioffe and Szegedy 2015) whose statistics are part of its scale."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        features = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, features)
+        bias = self.param("bias", nn.initializers.zeros, features)
+        return x.astype(jnp.float32) * scale[None, None] + bias[None, None]
+
+
+LAST_NORMS = {"layer": norm, "frozen": FrozenBatchNorm}
 
 
 def time_token(time: Float[Array, "b"], features: int) -> Float[Array, "b d"]:

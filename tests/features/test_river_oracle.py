@@ -33,13 +33,17 @@ def inputs(batch, height, width):
 def both(net, x):
     """Ours and torch's result, and torch's module, all parameters random."""
     torch.manual_seed(0)
+    sizes = net.features, net.num_heads, net.depth, net.mid_depth, net.patch
     theirs = torch_river.VectorField(
-        CHANNELS, net.features, net.num_heads, net.depth, net.mid_depth, net.patch
+        CHANNELS, *sizes, batch_norm=net.last_norm == "frozen"
     ).eval()
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             if "norm" in name or name.startswith("project_out.2") or "bias" in name:
                 parameter.add_(0.3 * torch.randn_like(parameter))
+        for statistic in theirs.buffers():
+            if statistic.ndim:
+                statistic.uniform_(0.3, 1.5)
     like = jax.eval_shape(net.init, jax.random.key(0), *x)["params"]
     state = {name: value.numpy() for name, value in theirs.state_dict().items()}
     params = jax.tree.map(jnp.asarray, to_params(state, like))
@@ -63,6 +67,11 @@ def test_same_velocity(patch):
         CHANNELS, features=32, num_heads=4, depth=3, mid_depth=2, patch=patch
     )
     assert_same(net, inputs(3, 4, 6))
+
+
+def test_same_velocity_where_a_batch_norm_is_last():
+    sizes = dict(features=32, num_heads=4, depth=1, mid_depth=1)
+    assert_same(VectorField(CHANNELS, **sizes, last_norm="frozen"), inputs(2, 4, 6))
 
 
 def test_same_gradient():

@@ -138,7 +138,6 @@ def test_fold_batch_norm_by_hand():
         lambda t: {k: v.astype(np.float16) for k, v in t.items()},
         lambda t: {k: v.astype(ml_dtypes.bfloat16) for k, v in t.items()},
     ],
-    ids=str,
 )
 def test_wrappings_are_taken_off(save, wrap):
     again = weights.read_tensors(save(wrap(TENSORS)))

@@ -40,7 +40,15 @@ class ToTokens(nn.Module):
 
 class VectorField(nn.Module):
     def __init__(
-        self, channels, features, heads, depth, mid_depth, patch=1, dropout=0.0
+        self,
+        channels,
+        features,
+        heads,
+        depth,
+        mid_depth,
+        patch=1,
+        dropout=0.0,
+        batch_norm=False,
     ):
         super().__init__()
         self.features, self.patch, self.channels = features, patch, channels
@@ -71,11 +79,13 @@ class VectorField(nn.Module):
             nn.Sequential(nn.Linear(2 * features, features), layer())
             for _ in range(depth)
         )
+        # Identity is where the tokens become a grid.
+        layer_norm = nn.GELU(), nn.LayerNorm(features), nn.Identity()
+        self.batch_norm = batch_norm
+        batch_norm = nn.Identity(), nn.GELU(), nn.BatchNorm2d(features)
         self.project_out = nn.Sequential(
             nn.Linear(features, features),
-            nn.GELU(),
-            nn.LayerNorm(features),
-            nn.Identity(),  # the tokens become a grid here
+            *(batch_norm if self.batch_norm else layer_norm),
             nn.Conv2d(features, channels * patch**2, 3, padding=1),
         )
 
@@ -98,9 +108,14 @@ class VectorField(nn.Module):
             x = block(x)
         for (skip, block), before in zip(self.out_blocks, kept[::-1], strict=True):
             x = block(skip(torch.cat([before, x], -1)))
-        hidden, gelu, norm, _, conv = self.project_out
-        x = norm(gelu(hidden(x[:, 1:])))
-        x = conv(x.mT.reshape(b, self.features, rows, columns))
+        grid = (b, self.features, rows, columns)
+        hidden, *between, conv = self.project_out
+        x = hidden(x[:, 1:])
+        if self.batch_norm:
+            x = x.mT.reshape(grid)
+        for part in between:
+            x = part(x)
+        x = conv(x if self.batch_norm else x.mT.reshape(grid))
         p = self.patch
         x = x.reshape(b, p, p, self.channels, rows, columns)
         return x.permute(0, 3, 4, 1, 5, 2).reshape(b, self.channels, h, w)

@@ -187,7 +187,9 @@ def test_dropout_keeps_the_mean(rate):
     x = jnp.ones((2, 301, 103))
     found = drop(x, rate, keys, 0)
     values = np.unique(found)
-    np.testing.assert_allclose(values, [0, 1 / (1 - rate)], rtol=1e-4)
+    # 5 % is 13 of 256 values of 8 random bits.
+    share = {0.05: 13 / 256, 0.5: 0.5}[rate]
+    np.testing.assert_allclose(values, [0, 1 / (1 - share)], rtol=1e-6)
     error = 4 * math.sqrt(rate / (1 - rate) / x.size)  # four standard deviations
     assert abs(found.mean() - 1) < error
     for axis in (1, 2):  # no row and no column is treated apart

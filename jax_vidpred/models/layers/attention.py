@@ -118,20 +118,20 @@ def drop(
 
     Args:
       x: of a batch.
-      rate: of the numbers that become 0, rounded to 1 / 65536; the others grow so
-        that the mean stays.
+      rate: of the numbers that become 0, rounded to 1 / 256; the others grow so that
+        the mean stays.
       keys: [b].
       site: number of this call in a layer: calls with the same keys differ by it.
     """
-    share = round(rate * 2**16)
+    share = round(rate * 256)
     if keys is None or not share:
         return x
     size = x[0].size
 
     def kept(key):
-        # 16 bits decide about each number: random bits are what dropout costs.
-        pairs = jax.random.bits(jax.random.fold_in(key, site), (size + 1) // 2)
-        drawn = jax.lax.bitcast_convert_type(pairs, jnp.uint16).reshape(-1)
+        # 8 bits decide about each number: random bits are what dropout costs.
+        fours = jax.random.bits(jax.random.fold_in(key, site), (size + 3) // 4)
+        drawn = jax.lax.bitcast_convert_type(fours, jnp.uint8).reshape(-1)
         return (drawn[:size] >= share).reshape(x.shape[1:])
 
-    return jnp.where(jax.vmap(kept)(keys), x * (2**16 / (2**16 - share)), 0)
+    return jnp.where(jax.vmap(kept)(keys), x * (256 / (256 - share)), 0)
