@@ -45,7 +45,8 @@ def quantize(
     codebook has none.
     """
     index = nearest_code(jax.lax.stop_gradient(latent), codebook)
-    code = codebook[index]
+    # Unlike codebook[index] it may come from outside of a `shard_map`.
+    code = jnp.take(codebook, index, axis=0)
     return latent + jax.lax.stop_gradient(code - latent), index
 
 

@@ -101,3 +101,19 @@ def test_codes_that_live_stay():
     assert dead == 0
     np.testing.assert_array_equal(codes, CODES)
     np.testing.assert_array_equal(after.share, use.share)
+
+
+def test_a_frozen_codebook_is_looked_up_where_each_device_has_its_examples():
+    # The codebook comes from outside of what is split, as frozen parameters do.
+    def split(codebook, latent):
+        return jax.shard_map(
+            lambda latent: quantize.quantize(latent, codebook)[0],
+            in_specs=jax.P("data"),
+            out_specs=jax.P("data"),
+            check_vma=False,
+        )(latent)
+
+    mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        codes = jax.jit(split)(jnp.eye(2), jnp.array([[0.9, 0.2], [0.1, 0.7]]))
+    np.testing.assert_array_equal(codes, np.eye(2))
