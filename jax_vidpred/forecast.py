@@ -27,6 +27,7 @@ from jax_vidpred.data.video_io import read_video, write_gif, write_mp4, write_wh
 from jax_vidpred.evaluation.scores import last_context_flow, score_beside_baselines
 from jax_vidpred.predictor import VideoPredictor
 from jax_vidpred.report.panels import VideoReport, panel_video
+from jax_vidpred.train.protocol import Prediction
 
 PLAYED_HEIGHT = 256  # pixels; smaller frames are enlarged in the mp4, for the eye
 GIF_FRAMES_PER_SECOND = 8  # slow motion
@@ -42,6 +43,7 @@ class Setting:
       stride: frames of the file from one of these to the next.
       start: frame of the file that comes first.
       ttt: arguments of `systems.ttt.adapt`, or None.
+      num_samples: futures to draw, more than 1 only of a stochastic system.
     """
 
     num_context: int
@@ -49,6 +51,7 @@ class Setting:
     stride: int
     start: int
     ttt: Mapping[str, Any] | None
+    num_samples: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +170,7 @@ class Forecast:
             collision_probability=self.aux.get("collision_probability"),
             collisions_true=self.collisions_true,
             changed_from=self._changed_from(),
+            num_samples=self.made_from.get("num_samples", 1),
             note=self._note(num_future),
         )
 
@@ -226,13 +230,21 @@ def make_forecast(
 
     Raises:
       DataError: it cannot be read, or is shorter than the context.
+      ValueError: several samples of a system that has one future.
     """
     frames = _read(path, predictor.frame_size, setting)
     context, truth = np.split(frames, [setting.num_context])
     annotation = find_annotation(path)
     seen = _labels(predictor, annotation, setting, setting.num_context)
-    plain = predictor.predict(context, setting.num_future, labels=seen)
-    made = {predictor.label: plain}
+    if setting.num_samples > 1:
+        futures = predictor.draw(
+            context, setting.num_future, setting.num_samples, labels=seen
+        )
+        names = (predictor.label, *_later_futures(setting.num_samples))
+        made = {n: Prediction(video) for n, video in zip(names, futures, strict=True)}
+    else:
+        plain = predictor.predict(context, setting.num_future, labels=seen)
+        made = {predictor.label: plain}
     if labels:
         wanted = _edited_labels(predictor, labels, annotation, setting)
         steered = predictor.predict(context, setting.num_future, labels=wanted)
@@ -247,13 +259,15 @@ def make_forecast(
             predictor.params,
             frames[None],
             {n: p.video[None, : len(truth)] for n, p in made.items()},
-            _last_flow(annotation, plain.aux, setting),
+            _last_flow(annotation, made[predictor.label].aux, setting),
             num_context=setting.num_context,
         )
         scores = {
             system: {key: np.asarray(values)[0].tolist() for key, values in row.items()}
             for system, row in compared.items()
         }
+    if scores and setting.num_samples > 1:
+        scores = _best_future(scores, predictor.label, setting.num_samples)
     return Forecast(
         name=name,
         made_from=made_from,
@@ -264,6 +278,23 @@ def make_forecast(
         scores=scores,
         collisions_true=_collisions(annotation, setting),
     )
+
+
+def _later_futures(num_samples):
+    """Names of the futures that are drawn after the first."""
+    return [f"future {number}" for number in range(2, num_samples + 1)]
+
+
+def _best_future(scores, label, num_samples):
+    """Scores with those of the best future by PSNR instead of all later ones."""
+    futures = [label, *_later_futures(num_samples)]
+    best = max(futures, key=lambda name: np.mean(scores[name]["psnr"]))
+    beside = {name: row for name, row in scores.items() if name not in futures}
+    return {
+        label: scores[label],
+        f"best of {num_samples}": scores[best],
+        **beside,
+    }
 
 
 def find_annotation(path: pathlib.Path) -> Annotation | None:
@@ -361,8 +392,10 @@ def _as_uint8(video):
 
 
 def _prediction_keys(systems):
-    """Names in the npz file of the main prediction, and of what it is a change of."""
-    main = next(iter(systems))
+    """Names in the npz file: of the main prediction, then of what stands beside it."""
+    main, *others = systems
+    if others and others == _later_futures(len(others) + 1):
+        return ("prediction", *(f"prediction_{n}" for n in range(2, len(others) + 2)))
     without = "unsteered" if main.endswith(STEERED) else "without_ttt"
     return ("prediction", f"prediction_{without}")
 

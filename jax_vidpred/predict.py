@@ -57,6 +57,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--start", type=int, default=0, help="file frame that comes first (0)")
     add("--ttt_steps", type=int, default=0, help="of test-time training (0 = none)")
     add("--ttt_mode", default="offline", choices=["offline", "online"])
+    add("--num_samples", type=int, default=1, help="futures of a stochastic system (1)")
     add("--labels", help="JSON of edited object states (data/edits.py) that steer")
     add("--out", required=True, help="folder of the results")
     return parser.parse_args(arguments)
@@ -80,6 +81,17 @@ def _main(options: argparse.Namespace, arguments: list[str]) -> int:
         raise DataError(f"--labels {labels}: no such file; check the path")
     if labels and setting.ttt:
         raise ValueError("--labels and --ttt_steps do not go together; leave one out")
+    if setting.num_samples > 1:
+        if labels or setting.ttt:
+            raise ValueError(
+                "--num_samples goes neither with --labels nor with --ttt_steps; leave"
+                " one out"
+            )
+        if not predictor.system.stochastic:
+            raise ValueError(
+                f"--num_samples {setting.num_samples}: {predictor.label} predicts one"
+                " future; leave it out"
+            )
     paths, failures = find_videos(options.videos, out)
     for failure in failures:
         command.say(f"predict: {failure}")
@@ -145,9 +157,10 @@ def _setting(options, predictor) -> Setting:
         ttt={"num_steps": options.ttt_steps, "mode": options.ttt_mode}
         if options.ttt_steps
         else None,
+        num_samples=options.num_samples,
     )
     least = {"num_context": predictor.system.min_context, "num_future": 1}
-    least |= {"stride": 1, "start": 0}
+    least |= {"stride": 1, "start": 0, "num_samples": 1}
     for name, minimum in least.items():
         value = getattr(setting, name)
         if value < minimum:
@@ -255,6 +268,7 @@ def _about(options, setting, num_videos, failures) -> dict[str, str]:
         "frames": f"{setting.num_context} given, {setting.num_future} predicted, every"
         f" {setting.stride}. of the file from frame {setting.start}",
         "test-time training": ttt,
+        "futures of each": f"{setting.num_samples}",
         "videos": f"{num_videos} predicted, {min(num_videos, MAX_SHOWN)} shown",
     }
     if failures:

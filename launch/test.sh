@@ -6,4 +6,9 @@ export EXTRAS=test
 source "$(dirname "$0")/environment.sh"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-exec .venv/bin/python -m pytest --durations=15 "$@"
+# Modules are shared by two processes, for Python alone uses one core; on an accelerator
+# there is one, which has its memory for itself.
+processes=2
+[ "${ACCELERATOR:-cpu}" = cpu ] || processes=0
+exec .venv/bin/python -m pytest --numprocesses="$processes" --dist=loadscope \
+  --durations=15 "$@"

@@ -3,6 +3,7 @@
 This file is imported before any test module, so its first part runs before JAX starts.
 """
 
+import fcntl
 import getpass
 import os
 import pathlib
@@ -37,14 +38,22 @@ flags.FLAGS.mark_as_parsed()  # grain asks for flags that commands have parsed
 def smoke_workdir(tmp_path_factory) -> pathlib.Path:
     """Work directory of all three phases, trained for a few steps by the command.
 
-    Shared by all tests of commands: read it, do not write into it.
+    Shared by all tests of commands, and by the processes that pytest-xdist starts: read
+    it, do not write into it.
     """
-    workdir = tmp_path_factory.mktemp("smoke") / "joint"
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    workdir, done = folder / "smoke/joint", folder / "smoke.done"
     command = [sys.executable, "-m", "jax_vidpred.main"]
     command += ["--config=configs/joint.py:smoke", f"--workdir={workdir}"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if result.returncode:
-        pytest.fail(f"{' '.join(command)}\n{result.stdout}\n{result.stderr}")
+    with (folder / "smoke.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            if result.returncode:
+                pytest.fail(f"{' '.join(command)}\n{result.stdout}\n{result.stderr}")
+            done.touch()
     return workdir
 
 

@@ -1,11 +1,13 @@
 """RIVER from nothing to scores: codes, cached latents, futures, a frame of context."""
 
+import json
+
 import numpy as np
 import pytest
 
 import jax_vidpred
 from configs import river
-from jax_vidpred import evaluate, experiment
+from jax_vidpred import evaluate, experiment, predict
 
 pytestmark = pytest.mark.slow
 
@@ -49,3 +51,26 @@ def test_futures_of_one_video_are_the_same_for_any_number(workdir):
     assert np.abs(many[0] - many[2]).max() > 1e-3
     with pytest.raises(ValueError, match="num_samples=0"):
         predictor.draw(context, 2, 0)
+
+
+def test_predict_shows_several_futures(workdir, smoke_workdir, tmp_path, capsys):
+    folder = smoke_workdir / "requires/twin/video_validation/video_10000-11000"
+    video, out = folder / "video_10000.mp4", tmp_path / "out"
+    line = ["--workdir", workdir, "--videos", video, "--num_samples", "3"]
+    line = [*map(str, line), "--num_future", "4", "--out", str(out)]
+    assert predict.main(line) == 0
+    with np.load(out / "video_10000.npz") as stored:
+        futures = [stored[f"prediction{end}"] for end in ("", "_2", "_3")]
+    assert len(np.unique(futures, axis=0)) == 3
+    rows = json.loads((out / "metrics.json").read_text())["mean"]
+    assert list(rows)[:2] == ["river", "best of 3"] and "copy-last" in rows
+    assert rows["best of 3"]["psnr"] >= rows["river"]["psnr"]
+    page = (out / "index.html").read_text()
+    assert all(title in page for title in ("future 2", "future 3", "spread"))
+    capsys.readouterr()
+    assert predict.main(line) == 0
+    assert "1 of 1 video done before" in capsys.readouterr().out
+    wrong = [*line[:4], "--num_samples", "2", "--out", str(out)]
+    wrong[1] = str(smoke_workdir)
+    assert predict.main(wrong) == 2
+    assert "flow-warp predicts one future; leave it out" in capsys.readouterr().err

@@ -40,6 +40,8 @@ class VideoReport:
       collisions_true: frames with a true collision; 0 = the first context frame.
       changed_from: name of the prediction that the main one is a change of, by other
         labels; what changes is drawn, not the error.
+      num_samples: so many predictions, from the first on, are futures that one system
+        has drawn; how they differ is drawn besides.
       note: a sentence for the reader, e.g. what test-time training gained here.
     """
 
@@ -53,6 +55,7 @@ class VideoReport:
     collision_probability: np.ndarray | None = None
     collisions_true: Sequence[float] | None = None
     changed_from: str = ""
+    num_samples: int = 1
     note: str = ""
 
     def __post_init__(self):
@@ -171,6 +174,20 @@ def error_to_color(
     return colors[..., :3]
 
 
+def spread_to_color(futures: np.ndarray, max_spread: float = ERROR_RANGE) -> np.ndarray:
+    """Heat map of the standard deviation over futures, mean over channels.
+
+    Args:
+      futures: [k, ..., 3] uint8.
+      max_spread: share of the full range that is drawn brightest.
+
+    Returns:
+      [..., 3] uint8; black where all futures are the same.
+    """
+    spread = np.float32(futures).std(0).mean(-1) / 255
+    return matplotlib.colormaps["inferno"](spread / max_spread, bytes=True)[..., :3]
+
+
 def panels(report: VideoReport) -> list[Panel]:
     """What is known about a video, in reading order; what is not known is left out."""
     context, start = report.context, report.num_context
@@ -190,6 +207,12 @@ def panels(report: VideoReport) -> list[Panel]:
     for name, video in report.predictions.items():
         reading = "framed in orange, made from the context alone"
         add("predicted", reading, np.concatenate([context, video]), name, start)
+    if report.num_samples > 1:
+        futures = list(report.predictions.values())[: report.num_samples]
+        reading = (
+            f"of the futures (standard deviation); brightest from {ERROR_RANGE:.0%}"
+        )
+        add("spread", reading, spread_to_color(np.stack(futures)))
     if report.changed_from:
         reading = f"of the frames by steering; brightest from {ERROR_RANGE:.0%}"
         before = report.predictions[report.changed_from]

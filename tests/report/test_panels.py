@@ -98,6 +98,23 @@ def test_error_map_is_black_where_equal_and_saturates():
     assert brightness[3] == brightness[4]
 
 
+def test_spread_is_the_deviation_of_what_was_drawn_and_only_of_that():
+    report = make_report()
+    first = next(iter(report.predictions.values()))
+    futures = {"river": first, "future 2": first.copy(), "before": first + np.uint8(60)}
+    # One pixel differs by 153 = 0.6 of the range: a deviation of 0.3, the brightest.
+    futures["future 2"][1, 2, 3] = futures["river"][1, 2, 3] - 153 + 10
+    futures["river"][1, 2, 3] += 10
+    drawn = make_report(predictions=futures, num_samples=2)
+    titles = [panel.title for panel in panels(drawn)]
+    assert titles.index("spread") == titles.index("before") + 1
+    spread = panels(drawn)[titles.index("spread")].frames
+    brightest, black = spread[1, 2, 3].astype(int), spread[0, 0, 0].astype(int)
+    assert brightest.sum() > 600 and black.sum() < 10
+    assert (spread.reshape(-1, 3) != black).any(-1).sum() == 1
+    assert "spread" not in [panel.title for panel in panels(report)]
+
+
 def test_panels_hold_what_they_were_given():
     report = make_report()
     shown = {panel.kind: panel for panel in panels(report)}
