@@ -190,11 +190,10 @@ def headline_of(scores: Scores, videos: Sequence[VideoReport]) -> str:
     if not math.isfinite(copied):
         return f"{sentence}{reached}."
     gain = systems[best] - copied
-    how = "better" if gain >= 0 else "worse"
-    return (
-        f"{sentence}{reached}, {abs(gain):.1f} dB {how} than copying the last frame"
-        f" ({copied:.1f} dB)."
-    )
+    how = f"{abs(gain):.1f} dB {'better' if gain >= 0 else 'worse'} than"
+    if abs(gain) < 0.05:
+        how = "no better than"
+    return f"{sentence}{reached}, {how} copying the last frame ({copied:.1f} dB)."
 
 
 def escape(text: str) -> str:
@@ -285,22 +284,24 @@ def _mean_curves(videos):
     return {n: np.mean([v.psnr[n] for v in measured], axis=0) for n in names}
 
 
+def _wheel() -> str:
+    picture = io.BytesIO()
+    Image.fromarray(flow_wheel(96)).save(picture, "png")
+    source = data_uri(picture.getvalue(), "image/png")
+    return f'<img alt="colour of each direction" src="{source}">'
+
+
 def videos_section(heading_: str, videos: Sequence[VideoReport]) -> str:
     """A player for each video, below a legend of what its panels show."""
     if not videos:
         return ""
-    wheel = io.BytesIO()
-    Image.fromarray(flow_wheel(96)).save(wheel, "png")
-    source = data_uri(wheel.getvalue(), "image/png")
     reading = {p.kind: p.explanation for v in videos for p in panels(v)}
     phrases = "".join(
         f"<span><b>{escape(kind)}</b> {escape(words)}</span>"
         for kind, words in reading.items()
     )
-    legend = (
-        f'<div class="legend"><img alt="colour of each direction" src="{source}">'
-        f'<p class="quiet">{phrases}</p></div>'
-    )
+    wheel = _wheel() if "flow" in reading else ""
+    legend = f'<div class="legend">{wheel}<p class="quiet">{phrases}</p></div>'
     return section(heading_, legend + "\n".join(map(_video, videos)))
 
 

@@ -1,5 +1,6 @@
 """The HTML page: complete, self-contained, safe; tried in a browser if one is here."""
 
+import dataclasses
 import html.parser
 import io
 import re
@@ -90,6 +91,20 @@ def test_every_part_is_there(page):
     assert outline.tags.count("svg") == 4
     assert "31.7 dB PSNR, 3.6 dB better than copying the last frame" in outline.text
     assert "From 6 frames, the next 4 were predicted." in outline.text
+
+
+def test_a_wheel_of_directions_stands_where_there_is_flow(page, tmp_path):
+    assert "colour of each direction" in page.read_text()
+    still = dataclasses.replace(make_report("still.mp4"), flow=None)
+    parts = dict(summary_table=SCORES, curves={}, provenance={})
+    write_page(tmp_path / "still.html", title="a", videos=[still], **parts)
+    assert "colour of each direction" not in (tmp_path / "still.html").read_text()
+
+
+def test_what_rounds_to_no_gain_is_none():
+    scores = {"flow-warp": {"psnr": 28.12}, "copy-last": {"psnr": 28.1}}
+    words = "flow-warp reaches 28.1 dB PSNR, no better than copying the last frame"
+    assert headline_of(scores, []).startswith(words)
 
 
 def test_names_are_text_wherever_they_appear(page):
