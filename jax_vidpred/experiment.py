@@ -1,9 +1,9 @@
 """From a config to a trained system: data, the stages it requires, training, loading.
 
-A work directory holds `experiment.json` (config, and where data and required stages
-lie, relative to it), the checkpoints and the measurements. What a config requires is
-made first, into `<workdir>/requires`, and used again when it is there; every stage is
-itself a whole work directory.
+A work directory holds `experiment.json` (config, where data and required stages lie,
+relative to it, and a hash of what is frozen of them), the checkpoints and the
+measurements. What a config requires is made first, into `<workdir>/requires`, and used
+again when it is there; every stage is itself a whole work directory.
 """
 
 import functools
@@ -86,20 +86,18 @@ def run(
     system = systems.create(config, stages)
     if VIDEO in system.required_keys:
         pipeline.check_keys(sources["train"], system.required_keys)
+    frozen = fingerprint(dict(system.frozen))
+    _check_frozen(_begun(workdir), frozen, workdir)
     if jax.process_index() == 0:
-        _write_record(config, workdir, requires_dir, places)
+        _write_record(config, workdir, requires_dir, places, frozen)
     data, evaluation = config["data"], config["eval"]
     held_out = sources.get("validation", sources["train"])
     train_keys = system.train_keys or system.required_keys
     train_source = sources["train"]
     if LATENT in train_keys:
-        first_stage = fingerprint(dict(system.frozen))
         with cluster.first_process_first(f"latents of {workdir}"):
             train_source = with_latents(
-                train_source,
-                system.encode_frames,
-                requires_dir / "latents",
-                first_stage,
+                train_source, system.encode_frames, requires_dir / "latents", frozen
             )
     skips = Skips()
     common = {
@@ -165,7 +163,7 @@ def load(workdir: str | os.PathLike) -> Stage:
     """A trained system with its best parameters.
 
     Raises:
-      ExperimentError: no experiment there.
+      ExperimentError: no experiment there, or a stage that it froze is another now.
       CheckpointError: it has no checkpoint that can be read.
     """
     workdir = pathlib.Path(workdir).absolute()
@@ -175,12 +173,13 @@ def load(workdir: str | os.PathLike) -> Stage:
         for name, place in record["requires"].items()
     }
     system = systems.create(record["config"], stages)
+    _check_frozen(record, fingerprint(dict(system.frozen)), workdir)
     params, _ = checkpoint.restore_params(workdir)
     return Stage(system, {**system.frozen, **params})
 
 
 def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
-    """`config`, `requires` (places of the stages) and `data` of a work directory.
+    """What a work directory is: `config`, `requires` (places of stages) and so on.
 
     Raises:
       ExperimentError: it is none.
@@ -257,7 +256,17 @@ def _begun(workdir):
     return read_record(workdir) if (workdir / RECORD).exists() else empty
 
 
-def _write_record(config, workdir, requires_dir, places):
+def _check_frozen(record, frozen, workdir):
+    """Complains where stages are not those any more that the training saw."""
+    if record.get("frozen", frozen) != frozen:
+        places = " and ".join(record["requires"].values())
+        raise ExperimentError(
+            f"{workdir} was trained on other parameters than {places} has now; put"
+            " those back, or train again in another --workdir"
+        )
+
+
+def _write_record(config, workdir, requires_dir, places, frozen):
     workdir.mkdir(parents=True, exist_ok=True)
 
     def from_workdir(path):  # either may be reached through links
@@ -270,6 +279,7 @@ def _write_record(config, workdir, requires_dir, places):
         "config": config,
         "requires": {name: from_workdir(place) for name, place in places.items()},
         "data": data,
+        "frozen": frozen,
     }
     part = workdir / (RECORD + ".part")
     part.write_text(json.dumps(record, indent=1))

@@ -8,6 +8,7 @@ import pytest
 import jax_vidpred
 from configs import river
 from jax_vidpred import evaluate, experiment, predict
+from jax_vidpred.evaluation.journal import fingerprint
 
 pytestmark = pytest.mark.slow
 
@@ -74,3 +75,20 @@ def test_predict_shows_several_futures(workdir, smoke_workdir, tmp_path, capsys)
     wrong[1] = str(smoke_workdir)
     assert predict.main(wrong) == 2
     assert "flow-warp predicts one future; leave it out" in capsys.readouterr().err
+
+
+def test_another_first_stage_than_that_of_training_is_an_error(workdir, smoke_workdir):
+    record = workdir / experiment.RECORD
+    as_it_was = record.read_text()
+    content = json.loads(as_it_was)
+    stage = experiment.load(smoke_workdir / "requires" / "vqgan")
+    assert content["frozen"] == fingerprint({"vae": stage.params})
+    record.write_text(json.dumps(content | {"frozen": "0" * 16}))
+    try:
+        message = "was trained on other parameters than .*vqgan has now; put those back"
+        with pytest.raises(experiment.ExperimentError, match=message):
+            experiment.load(workdir)
+        with pytest.raises(experiment.ExperimentError, match=message):
+            experiment.run(content["config"], workdir, smoke_workdir / "requires")
+    finally:
+        record.write_text(as_it_was)

@@ -13,7 +13,7 @@ import numpy as np
 from jax_vidpred.data.lock import one_at_a_time
 from jax_vidpred.data.records import say
 from jax_vidpred.data.schema import LATENT, VIDEO, DataError
-from jax_vidpred.data.source import Field, VideoSource
+from jax_vidpred.data.source import DamagedError, Field, VideoSource
 
 FRAMES_AT_ONCE = 32  # that are encoded together
 Encode = Callable[[np.ndarray], np.ndarray]
@@ -50,7 +50,16 @@ class LatentSource(VideoSource):
                 f" frames {start} to {end - 1} were asked for; ask for a shorter clip"
             )
         first = int(self._first_frame[index])
-        into[LATENT][...] = self.latents[first + start : first + end : stride]
+        latents = self.latents[first + start : first + end : stride]
+        if np.isnan(latents[0, 0, 0, 0]):
+            raise DamagedError(
+                f"video {self.video_ids[index]} of split {self.split!r} could not be"
+                f" read when it was encoded; delete {self.folder} and"
+                f" {self.latents.filename}, they will be made again",
+                split=self.split,
+                video_id=int(self.video_ids[index]),
+            )
+        into[LATENT][...] = latents
 
 
 def with_latents(
@@ -64,8 +73,10 @@ def with_latents(
       folder: of the file.
       name: says what encodes: of another network, another name.
 
+    A video that is damaged has no latents, and is an error where it is read.
+
     Raises:
-      DataError: a video cannot be read, or the file not be written.
+      DataError: the file cannot be written.
     """
     folder = pathlib.Path(folder)
     path = folder / f"{source.fingerprint}_{source.split}_{name}.npy"
@@ -98,21 +109,39 @@ def _open(path: pathlib.Path, source: VideoSource) -> np.ndarray | None:
 
 
 def _write(path: pathlib.Path, source: VideoSource, encode: Encode) -> None:
+    """One after the other: unlike one that is mapped, a full disk is an error then."""
     part = path.with_name(path.name + ".part")
-    latents, done = None, 0
-    for index, length in enumerate(source.num_frames.tolist()):
-        frames = source.empty((VIDEO,), 1, length)[VIDEO][0]
-        source.read(index, 0, 1, {VIDEO: frames})
-        for first in range(0, length, FRAMES_AT_ONCE):
-            few = frames[first : first + FRAMES_AT_ONCE]
-            filled = np.zeros((FRAMES_AT_ONCE, *few.shape[1:]), few.dtype)
-            filled[: len(few)] = few
-            encoded = np.asarray(encode(filled))
-            if latents is None:
-                shape = (int(source.num_frames.sum()), *encoded.shape[1:])
-                latents = np.lib.format.open_memmap(part, "w+", np.float16, shape)
-            latents[done : done + len(few)] = encoded[: len(few)]
-            done += len(few)
-    latents.flush()
+    try:
+        with part.open("wb") as file:
+            for index in range(len(source.num_frames)):
+                latents = _latents_of(source, index, encode)
+                if index == 0:
+                    whole = (int(source.num_frames.sum()), *latents.shape[1:])
+                    about = np.lib.format.header_data_from_array_1_0(latents)
+                    np.lib.format.write_array_header_1_0(file, about | {"shape": whole})
+                file.write(latents.tobytes())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     part.replace(path)
+    done = int(source.num_frames.sum())
     say(f"Encoded {done} frames of split {source.split} into {path}")
+
+
+def _latents_of(source, index, encode) -> np.ndarray:
+    """Of all frames of a video, [n, gh, gw, c] float16; NaN where it is damaged."""
+    length = int(source.num_frames[index])
+    frames = source.empty((VIDEO,), 1, length)[VIDEO][0]
+    try:
+        source.read(index, 0, 1, {VIDEO: frames})
+        damaged = False
+    except DamagedError:
+        damaged = True  # `LatentSource.read` says so when it is wanted
+    parts = []
+    for first in range(0, length, FRAMES_AT_ONCE):
+        few = frames[first : first + FRAMES_AT_ONCE]
+        filled = np.zeros((FRAMES_AT_ONCE, *few.shape[1:]), few.dtype)
+        filled[: len(few)] = few
+        parts.append(np.asarray(encode(filled))[: len(few)])
+    latents = np.concatenate(parts).astype(np.float16)
+    return np.full_like(latents, np.nan) if damaged else latents

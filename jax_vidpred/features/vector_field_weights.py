@@ -57,10 +57,14 @@ def to_params(tensors: Tensors, like: Mapping[str, Any]) -> dict[str, Any]:
     return to_tree(tensors, lambda name: paths.get(name, name), like)
 
 
-def to_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def to_tensors(
+    params: Mapping[str, Any], last_norm: str = "layer"
+) -> dict[str, np.ndarray]:
     """What a checkpoint would hold for these parameters: the inverse of `to_params`.
 
-    A norm is written as layer norm.
+    Args:
+      params: of a `models.river.VectorField`.
+      last_norm: of that field.
     """
     tensors = {}
     for path, array in flatten(params).items():
@@ -68,6 +72,13 @@ def to_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if path.endswith("/kernel"):  # (space..., in, out) to (out, in, space...)
             array = np.transpose(array, (-1, -2, *range(array.ndim - 2)))
         tensors[_torch_name(path)] = np.ascontiguousarray(array)
+    if last_norm == "frozen":
+        layer_norm = _OUTSIDE["out_norm"]
+        for part in ("weight", "bias"):
+            name, array = f"{_BATCH_NORM}.{part}", tensors.pop(f"{layer_norm}.{part}")
+            tensors[name] = array
+        tensors[f"{_BATCH_NORM}.running_mean"] = np.zeros_like(array)
+        tensors[f"{_BATCH_NORM}.running_var"] = np.full_like(array, 1 - _EPSILON)
     return tensors
 
 

@@ -107,9 +107,11 @@ def revive(
     n, c = codebook.shape
     dead = use.share < below / n
     chosen, noise = jax.random.split(key)
-    # Each much used code by its share; log 0 is never drawn.
-    logits = jnp.log(jnp.where(dead, 0.0, use.share))
-    beside = codebook[jax.random.categorical(chosen, logits, shape=(n,))]
+    # Each code by its share, those that are dead never: where a number between 0 and
+    # the sum falls. (`jax.random.categorical` would draw n numbers for each of n.)
+    upper = jnp.cumsum(jnp.where(dead, 0.0, use.share))
+    drawn = upper[-1] * jax.random.uniform(chosen, (n,))
+    beside = codebook[jnp.searchsorted(upper, drawn, side="right").clip(max=n - 1)]
     fresh = beside + spread * jax.random.normal(noise, (n, c))
     codebook = jnp.where(dead[:, None], fresh, codebook)
     share = jnp.where(dead, 1.0 / n, use.share)  # a chance to live until it is judged

@@ -102,10 +102,15 @@ class VQGANSystem(System):
             adaptive_weight=adversarial.adaptive_weight,
             last_kernel=("net", *self.net.last_kernel),
         )
-        steps_left = {"num_steps": optim["num_steps"] - start}
-        pair = pair_optimizers(
-            self.optimizer, make_optimizer(**{**optim, **steps_left}), start=start
-        )
+        num_steps = optim["num_steps"]
+        if start >= num_steps:
+            raise ValueError(
+                f"discriminator.start={start} is not below train.num_steps={num_steps};"
+                " start earlier"
+            )
+        # Scales are by the generator's parts.
+        theirs = {**optim, "num_steps": num_steps - start, "scales": None}
+        pair = pair_optimizers(self.optimizer, make_optimizer(**theirs), start=start)
         return game, pair
 
     # --- training ---------------------------------------------------------------
@@ -151,7 +156,12 @@ class VQGANSystem(System):
         followed |= {"code_share": average.share, "code_total": average.total}
 
         def with_statistics(params):
-            net = params["net"] | {"codebook": codebook}
+            codes = codebook
+            if self.codebook == "gradient":  # moved only what is put elsewhere
+                before = state.params["net"]["codebook"]
+                stays = (codebook == before).all(1, keepdims=True)
+                codes = jnp.where(stays, params["net"]["codebook"], codebook)
+            net = params["net"] | {"codebook": codes}
             return params | followed | {"net": net}
 
         ema = None if state.ema is None else with_statistics(state.ema)

@@ -8,6 +8,7 @@ import pytest
 from tiny_clevrer import IDS
 
 from jax_vidpred.data.builder import prepare
+from jax_vidpred.data.latents import with_latents
 from jax_vidpred.data.schema import DataError
 from jax_vidpred.data.twin.dataset import write_dataset
 
@@ -73,3 +74,16 @@ def test_simulating(disk, size):
     disk(4096, "remount,")
     assert write_dataset(out, {"train": 1}, 16, 24, num_workers=1) == 1
     assert write_dataset(out, {"train": 1}, 16, 24, num_workers=1) == 0
+
+
+def test_encoding_latents(prepared, disk):
+    def encode(frames):
+        return frames[:, ::2, ::2] / 255
+
+    source, folder = prepared["train"], disk(8)
+    with pytest.raises(DataError, match=r"cannot be written \(No space left on devic"):
+        with_latents(source, encode, folder / "latents", "one")
+    assert not [name for name in files(folder) if not name.endswith(".lock")]
+    disk(4096, "remount,")
+    made = with_latents(source, encode, folder / "latents", "one")
+    assert len(made.latents) == source.num_frames.sum()

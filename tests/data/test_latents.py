@@ -6,6 +6,8 @@ import pytest
 from jax_vidpred.data import latents, pipeline
 from jax_vidpred.data.latents import with_latents
 from jax_vidpred.data.schema import LATENT, START, VIDEO, VIDEO_ID, DataError
+from jax_vidpred.data.skips import Skips
+from jax_vidpred.data.source import DamagedError
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,27 @@ def test_a_clip_does_not_reach_into_the_next_video(source, tmp_path):
     into = made.empty((LATENT,), 1, 4)
     with pytest.raises(DataError, match="frames 126 to 129 were asked for"):
         made.read(0, 126, 1, {LATENT: into[LATENT][0]})
+
+
+def test_a_damaged_video_is_skipped_as_without_latents(source, tmp_path, monkeypatch):
+    fill = type(source)._fill
+
+    def damaged(self, index, *rest):
+        if index == 1:
+            raise ValueError("flipped bits")
+        fill(self, index, *rest)
+
+    monkeypatch.setattr(type(source), "_fill", damaged)
+    made = with_latents(source, encode, tmp_path, "one")
+    into = made.empty((LATENT,), 1, 4)[LATENT][0]
+    with pytest.raises(
+        DamagedError, match="video 1 of split 'train' could not be read"
+    ):
+        made.read(1, 0, 1, {LATENT: into})
+    skips = Skips()
+    options = dict(keys=(LATENT,), batch_size=2, clip_frames=5, frame_stride=2)
+    batches = iter(pipeline.train_batches(made, **options, skips=skips))
+    for _ in range(4):
+        batch = next(batches)
+        assert np.isfinite(batch[LATENT]).all() and 1 not in batch[VIDEO_ID]
+    assert skips.count

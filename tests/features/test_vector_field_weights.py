@@ -143,3 +143,20 @@ def test_files_that_do_not_fit_are_refused_in_one_line():
         with pytest.raises(WeightsError, match=message) as error:
             vector_field_weights.to_params(bad, shapes_of(net))
         assert "\n" not in str(error.value)
+
+
+def test_a_frozen_batch_norm_goes_there_and_back():
+    net, tensors = narrow()
+    for part in ("weight", "bias"):
+        array = tensors.pop(f"project_out.2.{part}")
+        tensors[f"project_out.3.{part}"] = array
+    tensors["project_out.3.running_mean"] = np.float32(np.arange(16))
+    tensors["project_out.3.running_var"] = np.float32(np.arange(16) + 0.5)
+    assert vector_field_weights.has_batch_norm(tensors)
+    params = vector_field_weights.to_params(tensors, shapes_of(net))
+    back = vector_field_weights.to_tensors(params, "frozen")
+    assert back.keys() == tensors.keys()
+    again = vector_field_weights.to_params(back, shapes_of(net))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, again
+    )

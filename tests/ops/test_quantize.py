@@ -117,3 +117,26 @@ def test_a_frozen_codebook_is_looked_up_where_each_device_has_its_examples():
     with jax.set_mesh(mesh):
         codes = jax.jit(split)(jnp.eye(2), jnp.array([[0.9, 0.2], [0.1, 0.7]]))
     np.testing.assert_array_equal(codes, np.eye(2))
+
+
+def test_the_neighbours_of_revived_codes_are_drawn_by_their_shares():
+    # Of 3000 codes 2997 are dead; nobody has seen the second of the others for long.
+    n = 3000
+    share = jnp.zeros(n).at[jnp.array([0, 10, 20])].set(jnp.array([0.6, 0.0, 0.4]))
+    codebook = jnp.arange(n, dtype=jnp.float32)[:, None]
+
+    def revive(share, codebook):
+        use = CodeUse(share, codebook * share[:, None])
+        spread = jnp.zeros(())
+        key = jax.random.key(0)
+        return quantize.revive(use, codebook, key, below=0.1, spread=spread)
+
+    compiled = jax.jit(revive).lower(share, codebook).compile()
+    _, codes, dead = compiled(share, codebook)
+    assert dead == n - 2
+    values, counts = np.unique(codes, return_counts=True)
+    np.testing.assert_array_equal(values, [0, 20])
+    # Three standard deviations of a share of 3000.
+    np.testing.assert_allclose(counts / n, [0.6, 0.4], atol=3 * (0.24 / n) ** 0.5)
+    # As many numbers as there are codes, not their square.
+    assert compiled.memory_analysis().temp_size_in_bytes < 100 * n

@@ -189,3 +189,24 @@ def test_bad_settings_say_what_is_wanted():
     with pytest.raises(ValueError, match="stride"):
         system = make_system()
         system.init(jax.random.key(0), {schema.VIDEO: jnp.zeros((1, 1, 18, 16, 3))})
+
+
+def test_an_averaged_codebook_that_learns_by_gradient_is_an_average():
+    system = make_system(codebook="gradient", revive_below=0.0, ema_decay=0.9)
+    state = jax.jit(system.init)(jax.random.key(0), make_batch())
+    first = np.asarray(state.params["net"]["codebook"])
+    state, _ = jax.jit(system.train_step)(state, make_batch(0), jax.random.key(0))
+    after = np.asarray(state.params["net"]["codebook"])
+    assert np.abs(after - first).max() > 1e-3
+    # The decay of the first step is (1 + 0) / (10 + 0).
+    averaged = state.ema["net"]["codebook"]
+    np.testing.assert_allclose(averaged, 0.1 * first + 0.9 * after, rtol=1e-5)
+
+
+def test_a_discriminator_must_have_steps_and_no_scales_of_the_generator():
+    playing = dict(losses=LOSSES | {"adversarial": 0.8})
+    late = DISCRIMINATOR | {"start": 100}
+    with pytest.raises(ValueError, match="discriminator.start=100 is not below train."):
+        make_system(**playing, discriminator=late)
+    scaled = make_system(**playing, optim=OPTIM | {"scales": {"net": 0.5}})
+    jax.eval_shape(scaled.init, jax.random.key(0), make_batch())
