@@ -32,7 +32,7 @@ def get_config(variant: str = ""):
         ),
         labels="states",
         label_dropout=0.1,
-        frame_stride=config.data.clip_stride,
+        frame_stride=config.data.get_ref("clip_stride"),
     )
     config.model = dict(
         preset="blend",
@@ -57,6 +57,6 @@ def get_config(variant: str = ""):
         # With that, draws say what the label could: after 300 steps at 32x32 futures
         # drawn from the prior had 32.9 dB with the true labels, with this 34.2 dB.
         kl=2e-4,
-        annealing=dict(kind=annealing, num_steps=config.train.num_steps),
+        annealing=dict(kind=annealing, num_steps=config.train.get_ref("num_steps")),
     )
     return config

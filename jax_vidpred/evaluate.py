@@ -163,6 +163,11 @@ def run(
     if done is None:
         return None
     scored = [part for name, part in done.items() if name.startswith(_SCORED)]
+    labels = "none"
+    if label_keys:
+        count = sum(sum(part["labelled"]) for part in scored)
+        keys = ", ".join(label_keys)
+        labels = f"{keys} of the context of {count} of {len(listed)} clips"
     result = {
         "manifest": manifest(
             settings,
@@ -176,7 +181,7 @@ def run(
         ),
         "settings": {
             "data": str(data or section["root"] or "the twin of the work directory"),
-            "labels": f"{', '.join(label_keys) or 'none'} of the context",
+            "labels": labels,
             **dataclasses.asdict(settings),
         },
         "clips": [list(clip) for clip in listed],

@@ -17,6 +17,7 @@ from jax_vidpred.data.clevrer import object_states
 from jax_vidpred.data.edits import read_edited
 from jax_vidpred.data.schema import (
     FRAMES_PER_SECOND,
+    MAX_OBJECTS,
     PRESENT,
     STATE,
     Annotation,
@@ -27,6 +28,7 @@ from jax_vidpred.data.video_io import read_video, write_gif, write_mp4, write_wh
 from jax_vidpred.evaluation.scores import last_context_flow, score_beside_baselines
 from jax_vidpred.predictor import VideoPredictor
 from jax_vidpred.report.panels import VideoReport, panel_video
+from jax_vidpred.report.table import BEST_OF
 from jax_vidpred.train.protocol import Prediction
 
 PLAYED_HEIGHT = 256  # pixels; smaller frames are enlarged in the mp4, for the eye
@@ -85,6 +87,8 @@ class Forecast:
         Raises:
           DataError: the folder cannot be written.
         """
+        # What an earlier run left of these files is not whole from here on.
+        (folder / f"{self.name}.npz").unlink(missing_ok=True)
         prediction = next(iter(self.predictions.values()))
         seen = np.concatenate([self.context, prediction])
         factor = max(1, PLAYED_HEIGHT // seen.shape[1])
@@ -234,7 +238,7 @@ def make_forecast(
     """
     frames = _read(path, predictor.frame_size, setting)
     context, truth = np.split(frames, [setting.num_context])
-    annotation = find_annotation(path)
+    annotation = _read_annotation(path)
     seen = _labels(predictor, annotation, setting, setting.num_context)
     if setting.num_samples > 1:
         futures = predictor.draw(
@@ -292,13 +296,13 @@ def _best_future(scores, label, num_samples):
     beside = {name: row for name, row in scores.items() if name not in futures}
     return {
         label: scores[label],
-        f"best of {num_samples}": scores[best],
+        f"{BEST_OF}{num_samples}": scores[best],
         **beside,
     }
 
 
-def find_annotation(path: pathlib.Path) -> Annotation | None:
-    """The annotation of a video in one of CLEVRER's layouts, None where there is none.
+def find_annotation(path: pathlib.Path) -> pathlib.Path | None:
+    """The annotation file of a video in CLEVRER's layouts, None where there is none.
 
     It lies beside the video, or where a folder called annotation... (for video...) has
     it: `video_train/video_00000-01000/video_00007.mp4` is annotated in
@@ -311,11 +315,19 @@ def find_annotation(path: pathlib.Path) -> Annotation | None:
         place = [part.replace("video", "annotation") for part in parts[-depth:]]
         candidate = pathlib.Path(*parts[:-depth], *place)
         if candidate.is_file():
-            try:
-                return Annotation.from_json(candidate)
-            except DataError:
-                return None  # it is optional
+            return candidate
     return None
+
+
+def _read_annotation(path):
+    """The annotation of a video, None where there is none that can be read."""
+    found = find_annotation(path)
+    if found is None:
+        return None
+    try:
+        return Annotation.from_json(found)
+    except DataError:
+        return None  # it is optional
 
 
 def _read(path, size, setting):
@@ -354,10 +366,14 @@ def _labels(predictor, annotation, setting, num_frames):
     keys = predictor.system.label_keys
     if annotation is None or set(keys) != {STATE, PRESENT}:
         return None
+    last = setting.start + (num_frames - 1) * setting.stride
+    if last >= annotation.num_frames or annotation.num_objects > MAX_OBJECTS:
+        return None  # not of this video, or of more than the system knows
     clip = slice(setting.start, None, setting.stride)
     states = object_states(annotation)
     states[PRESENT] = states[PRESENT].astype(bool)  # as a batch has it
-    return {key: states[key][clip][:num_frames] for key in keys}
+    labels = {key: states[key][clip][:num_frames] for key in keys}
+    return predictor.labels_at(setting.stride, labels)
 
 
 def _edited_labels(predictor, path, annotation, setting):
@@ -374,6 +390,10 @@ def _edited_labels(predictor, path, annotation, setting):
         raise DataError(
             f"{path}: the annotation has {wanted.num_frames} frames, fewer than are to"
             " be predicted; lower --num_future"
+        )
+    if wanted.num_objects > MAX_OBJECTS:
+        raise DataError(
+            f"{path}: {wanted.num_objects} objects; wanted at most {MAX_OBJECTS}"
         )
     return _labels(predictor, wanted, setting, num_frames)
 

@@ -26,7 +26,13 @@ from jax_vidpred import command, experiment
 from jax_vidpred.data.schema import DataError
 from jax_vidpred.data.video_io import write_whole
 from jax_vidpred.evaluation.journal import fingerprint
-from jax_vidpred.forecast import Forecast, Setting, make_forecast, source_stamp
+from jax_vidpred.forecast import (
+    Forecast,
+    Setting,
+    find_annotation,
+    make_forecast,
+    source_stamp,
+)
 from jax_vidpred.predictor import VideoPredictor
 from jax_vidpred.report.page import write_page
 from jax_vidpred.report.plots import gain_plot, loss_curves, read_metrics
@@ -102,6 +108,9 @@ def _main(options: argparse.Namespace, arguments: list[str]) -> int:
             show("predicting", index, len(paths))
             try:
                 made_from = {**shared, **source_stamp(path)}
+                annotation = find_annotation(path)
+                if annotation:
+                    made_from["annotation"] = source_stamp(annotation)
                 if labels:
                     made_from["labels"] = source_stamp(labels)
                 forecast = Forecast.load(out, name, made_from)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from jax_vidpred import experiment
+from jax_vidpred.data.schema import LABEL, STATE, STATE_FEATURES
 from jax_vidpred.ops.image import to_float
 from jax_vidpred.systems import ttt as test_time_training
 from jax_vidpred.train.protocol import Prediction, Stage
@@ -100,7 +101,7 @@ class VideoPredictor:
           seed: of systems that draw one of many futures.
           labels: what steers a conditional system, `label_keys` of it -> [*b, n, ...]
             of the frames of the context, and of as many of those to predict as are
-            known.
+            known. Velocities are those of frames `frame_stride` apart, see `labels_at`.
 
         Returns:
           NumPy arrays, without the axis b if the context has none. With test-time
@@ -159,6 +160,20 @@ class VideoPredictor:
         futures = jax.device_get(futures)
         return futures[:, 0] if np.ndim(context) == 4 else futures
 
+    def labels_at(
+        self, stride: int, labels: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Labels of frames `stride` apart, as `predict` wants them.
+
+        A system takes the velocity of an object for how far it comes between two frames
+        of its training, which are `frame_stride` apart.
+        """
+        if STATE not in labels or stride == self.frame_stride:
+            return dict(labels)
+        moves = np.array([name.startswith("v") for name in STATE_FEATURES])
+        factor = np.where(moves, stride / self.frame_stride, 1).astype(np.float32)
+        return {**labels, STATE: np.asarray(labels[STATE]) * factor}
+
     def _labels(self, labels, dimensions) -> dict[str, np.ndarray] | None:
         """Labels with the axis b, or None."""
         if labels is None:
@@ -170,6 +185,12 @@ class VideoPredictor:
                 f" {sorted(wanted) or 'none'}"
             )
         given = {key: np.asarray(array) for key, array in labels.items()}
+        if LABEL in given and given[LABEL].shape[-3:-1] != self.frame_size:
+            height, width = given[LABEL].shape[-3:-1]
+            raise ValueError(
+                f"labels[{LABEL!r}] of {height}x{width} pixels; wanted those of"
+                f" {self.frame_size[0]}x{self.frame_size[1]}, as in training"
+            )
         if dimensions == 5:
             return given
         return {key: array[None] for key, array in given.items()}

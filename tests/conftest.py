@@ -7,6 +7,7 @@ import fcntl
 import getpass
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,17 @@ def smoke_workdir(tmp_path_factory) -> pathlib.Path:
                 pytest.fail(f"{' '.join(command)}\n{result.stdout}\n{result.stderr}")
             done.touch()
     return workdir
+
+
+@pytest.fixture(scope="session")
+def copied():
+    """Copies from the shared work directory what is not being written just now."""
+
+    def copy(source, target, *without):
+        ignore = shutil.ignore_patterns("*.lock", "*.part", *without)
+        return shutil.copytree(source, target, ignore=ignore)
+
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -189,10 +189,10 @@ def test_the_command(smoke_workdir, tmp_path):
 
 
 @pytest.mark.slow
-def test_other_videos_without_annotation(smoke_workdir, tmp_path):
+def test_other_videos_without_annotation(smoke_workdir, tmp_path, copied):
     """As the test split of the real data: no flow, no collisions are known."""
     workdir = tmp_path / "joint"
-    shutil.copytree(smoke_workdir, workdir)
+    copied(smoke_workdir, workdir)
     root = tmp_path / "videos"
     root.mkdir()
     video = next((workdir / "requires/twin/video_test").rglob("*.mp4"))
@@ -280,9 +280,11 @@ def test_two_processes_say_what_one_says(smoke_workdir, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_protocol_at_another_size_than_that_of_training(smoke_workdir, tmp_path):
+def test_a_protocol_at_another_size_than_that_of_training(
+    smoke_workdir, tmp_path, copied
+):
     workdir = tmp_path / "joint"
-    shutil.copytree(smoke_workdir, workdir)
+    copied(smoke_workdir, workdir)
     told = evaluated(workdir, protocol="twin-river", clips_per_video=2)
     same = told["manifest"]["comparable"]
     assert (same["height"], same["width"], same["stride"]) == (128, 128, 5)

@@ -36,8 +36,10 @@ def test_every_phase_is_a_whole_work_directory(smoke_workdir):
     assert record["requires"] == {"temporal": "requires/temporal"}
 
 
-def test_required_stages_are_found_after_the_folder_moved(smoke_workdir, tmp_path):
-    moved = shutil.copytree(smoke_workdir, tmp_path / "elsewhere")
+def test_required_stages_are_found_after_the_folder_moved(
+    smoke_workdir, tmp_path, copied
+):
+    moved = copied(smoke_workdir, tmp_path / "elsewhere")
     stage = experiment.load(moved)
     assert set(stage.params) == {"temporal", "vae"}
     earlier = experiment.load(moved / "requires/temporal")
@@ -45,9 +47,11 @@ def test_required_stages_are_found_after_the_folder_moved(smoke_workdir, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_stage_that_is_used_through_a_link_stays_as_it_is(smoke_workdir, tmp_path):
+def test_a_stage_that_is_used_through_a_link_stays_as_it_is(
+    smoke_workdir, tmp_path, copied
+):
     """Another experiment shares a stage that has been trained elsewhere."""
-    elsewhere = shutil.copytree(smoke_workdir, tmp_path / "trained")
+    elsewhere = copied(smoke_workdir, tmp_path / "trained")
     before = (elsewhere / experiment.RECORD).read_text()
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -60,12 +64,12 @@ def test_a_stage_that_is_used_through_a_link_stays_as_it_is(smoke_workdir, tmp_p
 
 
 @pytest.mark.slow
-def test_the_same_line_resumes_and_a_longer_one_goes_on(smoke_workdir, tmp_path):
+def test_the_same_line_resumes_and_a_longer_one_goes_on(
+    smoke_workdir, tmp_path, copied
+):
     workdir = shutil.copytree(smoke_workdir / "requires/vae", tmp_path / "vae")
-    requires = shutil.copytree(
-        smoke_workdir / "requires",
-        tmp_path / "requires",
-        ignore=shutil.ignore_patterns("vae", "temporal"),
+    requires = copied(
+        smoke_workdir / "requires", tmp_path / "requires", "vae", "temporal"
     )
     line = ("--config=configs/vae.py:smoke", f"--workdir={workdir}")
     line += (f"--requires_dir={requires}",)

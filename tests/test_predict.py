@@ -224,7 +224,7 @@ def test_every_video_has_a_name_of_its_own(tmp_path):
 def test_annotations_are_found_in_the_layouts_of_clevrer(smoke_workdir):
     setting = forecast.Setting(6, 12, stride=2, start=0, ttt=None)
     video = smoke_workdir / TWIN / "video_10001.mp4"
-    found = forecast.find_annotation(video)
+    found = forecast._read_annotation(video)
     assert found.video_id == 10001
     assert forecast.find_annotation(video.with_name("good.mp4")) is None
     # A collision of raw frames 2k and 2k + 1 shows in frame k + 1 of the clip.

@@ -1,6 +1,8 @@
 """Labels from files to futures: predict --labels, and what an evaluation may know."""
 
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -144,5 +146,73 @@ def test_the_command_counts_what_a_system_costs(workdir, tmp_path):
     cost = result["cost"]
     assert cost["parameters"] > 1000 and cost["frozen"] == 0
     assert cost["train_step_ms"] > 0 and cost["predict_ms"] > 0
-    assert result["settings"]["labels"] == "state, present of the context"
+    assert result["settings"]["labels"] == (
+        "state, present of the context of 4 of 4 clips"
+    )
     assert result["uncertainty"]["samples"] == 2
+
+
+def test_clips_without_labels_leave_those_of_others_alone(
+    workdir, smoke_workdir, predictor
+):
+    settings = settings_for(predictor.config, 6, {"batch_size": 2, "num_samples": 2})
+    source = experiment.prepare_data(
+        predictor.config["data"], smoke_workdir / "requires"
+    )["validation"]
+    listed = clips.fixed_clips(source, settings)[:2]
+    (_, read), *_ = clips.batches(source, listed, settings, predictor.system.label_keys)
+    scores = []
+    for labelled in ([True, True], [True, False], [False, False]):
+        batch = {**read(), "labelled": np.array(labelled)}
+        part = judge.Judge(predictor, settings, NONE)(batch)
+        assert part["labelled"] == labelled
+        row = part["scores"]["cvae"]
+        scores.append(np.stack([np.mean(row["psnr"], 1), row["psnr_best_of_2"]], 1))
+        unknown = np.isnan(np.mean(part["budget"]["true labels"]["psnr"], 1))
+        np.testing.assert_array_equal(unknown, ~batch["labelled"])
+    told, mixed, untold = scores
+    np.testing.assert_allclose(mixed, [told[0], untold[1]], rtol=1e-6)
+    assert (told != untold).any(1).all()
+
+
+def test_velocities_are_those_of_the_stride_of_training(predictor):
+    state = np.arange(16, dtype=np.float32).reshape(2, 2, 4)
+    labels = {STATE: state, PRESENT: np.ones((2, 2), bool)}
+    stride = 3 * predictor.frame_stride
+    after = predictor.labels_at(stride, labels)
+    np.testing.assert_array_equal(after[STATE][..., :2], state[..., :2])
+    np.testing.assert_array_equal(after[STATE][..., 2:], 3 * state[..., 2:])
+    np.testing.assert_array_equal(
+        predictor.labels_at(predictor.frame_stride, labels)[STATE], state
+    )
+
+
+def test_stride_and_length_of_the_config_are_those_that_are_set():
+    config = cvae.get_config()
+    config.data.clip_stride, config.train.num_steps = 4, 77
+    made = config.to_dict()
+    assert made["system"]["frame_stride"] == 4
+    assert made["losses"]["annealing"]["num_steps"] == 77
+
+
+def test_an_annotation_that_appears_is_used(workdir, smoke_workdir, tmp_path, capsys):
+    video = tmp_path / "video_10000.mp4"
+    source = smoke_workdir / TWIN
+    shutil.copy(source, video)
+    line = ("--workdir", workdir, "--videos", video, "--out", tmp_path / "out")
+    predictions = []
+    beside = str(source).replace("video", "annotation").replace(".mp4", ".json")
+    content = json.loads(pathlib.Path(beside).read_text())
+    short = {**content, "motion_trajectory": content["motion_trajectory"][:3]}
+    short["collision"] = []
+    for annotation in (None, content, short):
+        if annotation:
+            text = json.dumps(annotation)
+            video.with_name("annotation_10000.json").write_text(text)
+        code, complaints = run(capsys, *line)
+        assert code == 0 and not complaints
+        with np.load(tmp_path / "out" / "video_10000.npz") as stored:
+            predictions.append(stored["prediction"])
+    none, known, too_short = predictions
+    assert (none != known).any()
+    np.testing.assert_array_equal(none, too_short)

@@ -15,7 +15,12 @@ import numpy as np
 from jaxtyping import Bool
 
 from jax_vidpred.data.flow_files import read_flow
-from jax_vidpred.data.frame_folders import check_frames, index_labels, index_splits
+from jax_vidpred.data.frame_folders import (
+    SPLIT_FOLDERS,
+    check_frames,
+    index_labels,
+    index_splits,
+)
 from jax_vidpred.data.schema import (
     COLLISION,
     FLOW,
@@ -112,7 +117,9 @@ def index_files(root: str | os.PathLike) -> dict[str, tuple[Files, ...]]:
                 add("pictures", match[1], folder / name)
 
     videos = found["pictures"] | found["video"]
-    if not videos:
+    pictures = found["pictures"].values()
+    in_splits = {path.parent for path in pictures} & {root / s for s in SPLIT_FOLDERS}
+    if not videos or (in_splits and not found["video"]):
         return _index_folders(root)
     index = {split: [] for split in SPLIT_STARTS}
     for number, video in sorted(videos.items()):
@@ -252,12 +259,15 @@ def read_pictures(
       DataError: they cannot be read, or are not of the same number.
     """
     arrays = {}
-    for key, place in ((VIDEO, files.video), (LABEL, files.label)):
+    for key, place, kinds in (
+        (VIDEO, files.video, suffixes),
+        (LABEL, files.label, IMAGE_SUFFIXES),
+    ):
         if place is None:
             continue
         if files.split and place.is_dir():
-            check_frames(place, suffixes)
-        arrays[key] = read_video(place, size=size, suffixes=suffixes)
+            check_frames(place, kinds)
+        arrays[key] = read_video(place, size=size, suffixes=kinds)
     if LABEL in arrays and len(arrays[LABEL]) != len(arrays[VIDEO]):
         raise DataError(
             f"{files.label} has {len(arrays[LABEL])} pictures, but {files.video} has"

@@ -27,7 +27,8 @@ from jax_vidpred.data.schema import (
 )
 from jax_vidpred.ops.geometry import FULL_HEIGHT, FULL_WIDTH, project
 
-CONTACT = 0.4  # world units between the centres of two objects that touch
+RADIUS = 0.2  # of an object, world units
+CONTACT = 2 * RADIUS  # between the centres of two objects that touch
 
 
 def read_edited(
@@ -86,7 +87,7 @@ def edited(
         raise ValueError("there are no edits in it")
     location = annotation.location.copy()
     in_view = annotation.in_view.copy()
-    collisions = list(annotation.collisions)
+    collisions, removed = list(annotation.collisions), []
     last = annotation.num_frames - 1
     for edit in edits:
         kinds = {"move", "collide", "remove"} & set(edit)
@@ -96,19 +97,25 @@ def edited(
             number, until = _number(annotation, edit["object"]), edit.get("until", last)
             _check_frame(until, first_frame, last)
             dx, dy = map(float, edit["move"])
+            if not np.isfinite([dx, dy]).all():
+                raise ValueError(f"a move by {dx}, {dy}")
             _bend(location[:, number], (dx, dy), first_frame, until)
         elif kinds == {"collide"}:
             first, second = (_number(annotation, one) for one in edit["objects"])
+            if first == second:
+                raise ValueError(f"object {first} cannot collide with itself")
             _check_frame(edit["collide"], first_frame, last)
             _collide(location, first, second, first_frame, edit["collide"])
             at = (location[edit["collide"], [first, second]]).mean(0)
             collisions.append(Collision(edit["collide"], (first, second), tuple(at)))
         else:
-            in_view[first_frame + 1 :, _number(annotation, edit["object"])] = False
+            if edit["remove"] is not True:
+                raise ValueError(f"{edit} removes nothing")
+            removed.append(_number(annotation, edit["object"]))
     moved = (location != annotation.location).any((0, 2))
-    place, _ = project(location)
-    inside = ((place >= 0) & (place <= (FULL_WIDTH, FULL_HEIGHT))).all(-1)
-    in_view = np.where(moved, in_view & inside, in_view)
+    after = slice(first_frame + 1, None)
+    in_view[after, moved] = _is_in_picture(location[after, moved])
+    in_view[after, removed] = False
     velocity = annotation.velocity.copy()
     step = np.gradient(location, FRAME_SECONDS, axis=0)
     velocity[first_frame:, moved] = step[first_frame:, moved]
@@ -119,6 +126,14 @@ def edited(
         in_view=in_view,
         collisions=tuple(sorted(collisions, key=lambda one: one.frame)),
     )
+
+
+def _is_in_picture(location: np.ndarray) -> np.ndarray:
+    """Whether a corner of the box around an object is seen; of centres [..., 3]."""
+    corners = np.stack(np.meshgrid(*[[-RADIUS, RADIUS]] * 3), -1).reshape(-1, 3)
+    place, depth = project(location[..., None, :] + corners)
+    inside = (place >= 0) & (place <= (FULL_WIDTH, FULL_HEIGHT))
+    return (inside.all(-1) & (depth > 0)).any(-1)
 
 
 def _number(annotation: Annotation, number: Any) -> int:

@@ -96,14 +96,19 @@ def index_labels(
 ) -> dict[tuple[str, int], pathlib.Path]:
     """The label pictures of (split, number), where there are any.
 
+    Those in HDF5 files are those of the same key in the file of the same name: what
+    stands in one that is damaged is not counted.
+
     Raises:
       DataError: as `index_splits`; names that are no numbers differ from the videos'.
     """
     labels = {}
     for split, places in index_splits(root / LABELS).items():
-        for number, place in places.items():
-            video = videos.get(split, {}).get(number)
-            if video is None:
+        by_key = {_key(place): place for place in places.values() if _key(place)}
+        for number, video in videos.get(split, {}).items():
+            in_files = by_key and _key(video)
+            place = by_key.get(_key(video)) if in_files else places.get(number)
+            if place is None:
                 continue
             names = {place.name, video.name}
             if len(names) > 1 and not all(map(_is_number, names)):
@@ -173,6 +178,12 @@ def check_inside(path: pathlib.Path, root: pathlib.Path | None = None) -> None:
             f"{path}: leads out of {root}, and such links are not followed; copy what"
             " it names there"
         )
+
+
+def _key(place: pathlib.Path) -> tuple[str, str] | None:
+    """File and key of a video in an HDF5 file."""
+    is_h5 = place.parent.suffix.lower() in H5_SUFFIXES
+    return (place.parent.name, place.name) if is_h5 else None
 
 
 def _is_number(name: str) -> bool:

@@ -143,6 +143,9 @@ def picture_files(
 def _read_picture(path, size):
     try:
         with Image.open(path, formats=_PICTURES) as picture:
+            if picture.mode.startswith("I"):  # 16 bits a pixel; convert would clip
+                grey = np.asarray(picture).astype(np.float64) / 257
+                picture = Image.fromarray(np.uint8(np.rint(grey.clip(0, 255))))
             return _resized(picture.convert("RGB"), size)
     except _BAD_PICTURE as error:
         raise VideoError(f"{path}: not a readable picture ({error})") from error

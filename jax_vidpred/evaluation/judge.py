@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -145,34 +145,55 @@ class Judge:
 
     def _predict(self, batch, ttt=None) -> Prediction:
         settings = self.settings
-        made = self.predictor.predict(
-            batch[VIDEO][:, : settings.num_context],
-            settings.num_future,
-            ttt,
-            seed=settings.seed,
-            labels=self._labels(batch),
-        )
-        return _at_size_of(batch, made)
 
-    def _labels(self, batch: Batch) -> dict[str, np.ndarray] | None:
-        """What steers the system: the labels of the context, never of the future."""
+        def predict(labels):
+            return self.predictor.predict(
+                batch[VIDEO][:, : settings.num_context],
+                settings.num_future,
+                ttt,
+                seed=settings.seed,
+                labels=labels,
+            )
+
+        return _at_size_of(batch, self._steered(batch, predict))
+
+    def _steered(self, batch: Batch, make: Callable[..., Any], axis: int = 0) -> Any:
+        """What `make` gives with the labels of clips that have them, without of others.
+
+        Labels are those of the context, never of the future. `axis` is that of clips.
+        """
         keys = self.predictor.system.label_keys
-        if not keys or not batch["labelled"][batch[MASK]].all():
-            return None
-        return {key: batch[key][:, : self.settings.num_context] for key in keys}
+        labelled = batch["labelled"]
+        if not keys or not labelled[batch[MASK]].any():
+            return make(None)
+        labels = {key: batch[key][:, : self.settings.num_context] for key in keys}
+        made = make(self.predictor.labels_at(self.settings.stride, labels))
+        if labelled[batch[MASK]].all():
+            return made
+
+        def choose(told, untold):
+            others = [n for n in range(np.ndim(told)) if n != axis]
+            return np.where(np.expand_dims(labelled, others), told, untold)
+
+        return jax.tree.map(choose, made, make(None))
 
     def _draws(self, batch: Batch) -> list[np.ndarray]:
         settings = self.settings
         # Each batch draws its own: no two clips share their noise.
         own = (settings.seed, *batch[VIDEO_ID].tolist(), *batch[START].tolist())
         seed = np.random.SeedSequence([abs(number) for number in own])
-        futures = self.predictor.draw(
-            batch[VIDEO][:, : settings.num_context],
-            settings.num_future,
-            settings.num_samples,
-            seed=int(seed.generate_state(1)[0] >> 1),
-            labels=self._labels(batch),
-        )
+        seed = int(seed.generate_state(1)[0] >> 1)
+
+        def draw(labels):
+            return self.predictor.draw(
+                batch[VIDEO][:, : settings.num_context],
+                settings.num_future,
+                settings.num_samples,
+                seed=seed,
+                labels=labels,
+            )
+
+        futures = self._steered(batch, draw, axis=1)
         return [_at_size_of(batch, Prediction(video)).video for video in futures]
 
     def _add_gains(self, scores: Rows, predictions: Mapping[str, Prediction]) -> None:
@@ -207,8 +228,10 @@ class Judge:
         for name, video in cases.items():
             row = headline_scores(video, future, context[:, -1])
             scores[name] = {key: row[key] for key in scores[AS_IT_IS]}
+        steers = set(keys) == set(self.predictor.system.label_keys)
+        known = batch["labelled" if steers else "known"]
         for row in scores.values():
-            _forget(row, ~batch["known"])
+            _forget(row, ~known)
         return scores
 
 
@@ -292,6 +315,7 @@ def _seen(batch: Batch, kept: np.ndarray) -> dict[str, list]:
         "frames": [_sha256(batch[VIDEO][row]) for row in kept],
         "annotations": [_sha256(*(batch[key][row] for key in told)) for row in kept],
         "known": batch["known"][kept].tolist(),
+        "labelled": batch["labelled"][kept].tolist(),
     }
 
 

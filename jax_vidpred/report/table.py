@@ -20,6 +20,7 @@ CONSTANT_VELOCITY = "constant velocity"
 VAE_CEILING = "VAE ceiling"
 # The true video through the tracker that measures the predictions.
 TRUTH = "truth"
+BEST_OF = "best of "  # begins the name of the best of several futures
 BASELINES = (CONSTANT_VELOCITY, COPY_LAST, VAE_CEILING, TRUTH)
 CEILINGS = (VAE_CEILING, TRUTH)
 # Per clip, what the F1 of collisions is worked out from; no scores by themselves.
@@ -173,7 +174,10 @@ def cells(scores: Scores) -> dict[str, list[Cell]]:
     A ceiling ("VAE ceiling", or "VAE ceiling, of which system") is no competitor: it
     has seen the future, so it is never the best.
     """
-    competes = {name: name.split(", ")[0] not in CEILINGS for name in scores}
+    competes = {
+        name: name.split(", ")[0] not in CEILINGS and not name.startswith(BEST_OF)
+        for name in scores
+    }
     best = {}
     for key in columns(scores):
         values = [

@@ -1,5 +1,6 @@
 """Edits of annotations: paths that bend, collide or end, and what else must hold."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from jax_vidpred.data.edits import CONTACT, edited, read_edited
 from jax_vidpred.data.schema import FRAME_SECONDS, Annotation, DataError
+from jax_vidpred.ops.geometry import FULL_HEIGHT, project
 
 FRAMES, FIRST = 40, 10
 
@@ -115,3 +117,30 @@ def test_edits_want_an_annotation_and_files_must_be_readable(annotation, tmp_pat
         read_edited(path, annotation, FIRST)
     with pytest.raises(DataError, match="cannot be read"):
         read_edited(tmp_path / "absent.json", annotation, FIRST)
+
+
+def test_the_past_stays_and_who_is_moved_into_the_picture_is_in_view(annotation):
+    hidden = annotation.in_view.copy()
+    hidden[20:, 0] = False  # it left
+    hidden[:5, 2] = False
+    before = dataclasses.replace(annotation, in_view=hidden)
+    edits = [{"object": 0, "move": [0.1, 0.0]}, {"object": 2, "move": [30.0, 0.0]}]
+    after = edited(before, edits, FIRST)
+    np.testing.assert_array_equal(after.in_view[: FIRST + 1], hidden[: FIRST + 1])
+    assert after.in_view[FIRST + 1 :, 0].all()
+    assert after.in_view[FIRST + 1, 2] and not after.in_view[-1, 2]
+
+
+def test_who_is_removed_is_gone_whatever_else_is_said(annotation):
+    edits = [{"object": 0, "remove": True}, {"object": 0, "move": [0.1, 0.0]}]
+    assert not edited(annotation, edits, FIRST).in_view[FIRST + 1 :, 0].any()
+
+
+def test_half_of_an_object_in_the_picture_is_in_view(annotation):
+    # Its centre leaves the picture 0.2 units before all of it does.
+    edit = [{"object": 0, "move": [-9.0, -9.0]}]
+    after = edited(annotation, edit, FIRST)
+    place, _ = project(after.location[:, 0])
+    centre_out = (place[:, 0] < 0) | (place[:, 1] > FULL_HEIGHT) | (place[:, 1] < 0)
+    seen = after.in_view[:, 0]
+    assert (seen & centre_out).any() and not seen[-1]

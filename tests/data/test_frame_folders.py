@@ -283,3 +283,13 @@ def test_jpeg_files_are_frames_too(tmp_path):
     for at, frame in enumerate(clevrer.read_pictures(files, None)[VIDEO]):
         with Image.open(files.video / f"{at:05d}.JPG") as picture:
             np.testing.assert_array_equal(frame, np.asarray(picture))
+
+
+def test_folders_called_as_videos_of_clevrer_stay_in_their_split(tmp_path):
+    for folder in ("train/video_00000", "val/video_00001"):
+        write_pictures(tmp_path / folder, make_video(0))
+    found = clevrer.index_files(tmp_path)
+    assert {split: len(files) for split, files in found.items()} == {
+        "train": 1,
+        "validation": 1,
+    }

@@ -238,3 +238,24 @@ def test_one_kind_a_split(tmp_path):
     write_pictures(tmp_path / "train/00000", make_video(0))
     with pytest.raises(DataError, match=r"holds HDF5 files \(a.h5\) and folders"):
         clevrer.index_files(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", ["train", "labels/train"])
+def test_a_damaged_file_does_not_shift_the_labels_of_the_next(tmp_path, damaged):
+    for shard, first in (("shard_0001", 0), ("shard_0002", 3)):
+        for folder, seed in (("train", 10), ("labels/train", 110)):
+            videos = [make_video(seed + first + k) for k in range(3)]
+            write_shard(tmp_path / folder / f"{shard}.hdf5", videos)
+    path = tmp_path / damaged / "shard_0001.hdf5"
+    path.write_bytes(path.read_bytes()[:200])
+    pairs = []
+    for files in clevrer.index_files(tmp_path)["train"]:
+        try:
+            pairs.append(clevrer.read_pictures(files, size=None))
+        except DataError:
+            continue
+    second = [pair for pair in pairs if LABEL in pair]
+    assert len(second) == 3
+    for k, pair in enumerate(second):
+        np.testing.assert_array_equal(pair[VIDEO], make_video(13 + k))
+        np.testing.assert_array_equal(pair[LABEL], make_video(113 + k))

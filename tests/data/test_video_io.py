@@ -180,3 +180,11 @@ def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="No space left on device"):
         video_io.write_whole(tmp_path / "a.bin", b"data")
     assert os.listdir(tmp_path) == []
+
+
+def test_pictures_of_16_bits_keep_their_shades(tmp_path):
+    ramp = np.linspace(0, 65535, 16 * 16).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "00000.png")
+    (frame,) = video_io.read_video(tmp_path)
+    expected = np.repeat(ramp[..., None] / 257, 3, -1)
+    np.testing.assert_allclose(frame, expected, atol=0.51)

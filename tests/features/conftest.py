@@ -10,7 +10,7 @@ def torch():
     torch.set_num_threads(1)
     # A torchvision built for another torch lacks its compiled operators, and says so
     # only by failing to import; nothing here calls them.
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         try:
             library.define(f"{name}(Tensor boxes, Tensor scores, float iou) -> Tensor")

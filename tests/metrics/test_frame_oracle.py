@@ -11,7 +11,7 @@ def image_metrics():
     """torchmetrics.functional.image, where torchvision lacks compiled operators too."""
     torch = pytest.importorskip("torch", reason="compares with torchmetrics")
     torch.set_num_threads(1)
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         try:
