@@ -272,7 +272,8 @@ def loss_curves(
     """One small plot per term over training steps, e.g. "loss" with train and eval.
 
     Keys are `series/term`; a logarithmic axis where a term is positive and spans more
-    than a factor of ten. A step that was logged twice (after a restart) counts once,
+    than a factor of ten. Series have their colours in the order in which they come,
+    "train" first. A step that was logged twice (after a restart) counts once,
     with its last value.
 
     Args:
@@ -292,7 +293,7 @@ def loss_curves(
                 record["step"]
             ] = value
     names = dict.fromkeys(name for lines in series.values() for name in lines)
-    style = styles(sorted(names, key=lambda name: (name != "train", name)))
+    style = styles(sorted(names, key=lambda name: name != "train"))
     return {
         term: _loss_plot(term, series[term], style, image_format)
         for term in sorted(series, key=lambda term: (term != "loss", term))
@@ -300,7 +301,7 @@ def loss_curves(
 
 
 def _loss_plot(term, lines, style, image_format):
-    figure, axes = new_axes(NARROW, "training step", plain(term.replace("_", " "), 20))
+    figure, axes = new_axes(NARROW, "training step", plain(term.replace("_", " "), 22))
     axes.yaxis.label.set_parse_math(False)
     values = np.concatenate([list(points.values()) for points in lines.values()])
     if values.min() > 0 and values.max() > 10 * values.min():

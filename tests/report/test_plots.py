@@ -177,3 +177,16 @@ def test_png_and_unknown_formats():
     assert plots.psnr_curves(CURVES, image_format="png").startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="image_format='gif', expected 'svg' or 'png'"):
         plots.psnr_curves(CURVES, image_format="gif")
+
+
+def test_series_have_their_colours_in_the_order_in_which_they_come():
+    slopes = {"b": 1.0, "a": -1.0, "train": 0.0}
+    records = [
+        {"step": step, f"{run}/loss": 5 + slope * step}
+        for run, slope in slopes.items()
+        for step in (1, 2)
+    ]
+    drawn = plots.loss_curves(records)["loss"]
+    for color, run in zip(plots.CYCLE, ("train", "b", "a"), strict=False):
+        corners = line(drawn, color, 1.6)
+        assert np.sign(corners[0, 1] - corners[-1, 1]) == np.sign(slopes[run])
