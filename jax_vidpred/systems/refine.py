@@ -110,8 +110,8 @@ class RefineSystem(System):
     def train_step(
         self, state: TrainState, batch: Batch, rng: jax.Array
     ) -> tuple[TrainState, Scalars]:
-        # Before the gradient: there each device is on its own, and what is drawn for
-        # an example, or looked up in a codebook, is not.
+        # Before the gradient: there each device is on its own, and what is drawn for an
+        # example would differ.
         pairs = self._pairs(state.frozen, to_float(batch[schema.VIDEO]), rng)
         pairs = dict(zip(_PAIR, jax.lax.stop_gradient(pairs), strict=True))
 
