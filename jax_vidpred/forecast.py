@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pathlib
-import re
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -13,19 +12,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from jax_vidpred.data.clevrer import object_states
-from jax_vidpred.data.edits import read_edited
+from jax_vidpred.annotated import (
+    Setting,
+    edited_labels,
+    known_labels,
+    last_flow,
+    read_annotation,
+    true_collisions,
+)
 from jax_vidpred.data.schema import (
     FRAMES_PER_SECOND,
-    MAX_OBJECTS,
-    PRESENT,
-    STATE,
-    Annotation,
     DataError,
 )
-from jax_vidpred.data.twin.groundtruth import cast_flow
 from jax_vidpred.data.video_io import read_video, write_gif, write_mp4, write_whole
-from jax_vidpred.evaluation.scores import last_context_flow, score_beside_baselines
+from jax_vidpred.evaluation.scores import score_beside_baselines
 from jax_vidpred.predictor import VideoPredictor
 from jax_vidpred.report.panels import VideoReport, panel_video
 from jax_vidpred.report.table import BEST_OF
@@ -34,26 +34,6 @@ from jax_vidpred.train.protocol import Prediction
 PLAYED_HEIGHT = 256  # pixels; smaller frames are enlarged in the mp4, for the eye
 GIF_FRAMES_PER_SECOND = 8  # slow motion
 STEERED = ", steered"  # ends the name of a prediction by edited labels
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What is predicted, from what.
-
-    Attributes:
-      num_context, num_future: frames that are given, and that are predicted.
-      stride: frames of the file from one of these to the next.
-      start: frame of the file that comes first.
-      ttt: arguments of `systems.ttt.adapt`, or None.
-      num_samples: futures to draw, more than 1 only of a stochastic system.
-    """
-
-    num_context: int
-    num_future: int
-    stride: int
-    start: int
-    ttt: Mapping[str, Any] | None
-    num_samples: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,8 +218,8 @@ def make_forecast(
     """
     frames = _read(path, predictor.frame_size, setting)
     context, truth = np.split(frames, [setting.num_context])
-    annotation = _read_annotation(path)
-    seen = _labels(predictor, annotation, setting, setting.num_context)
+    annotation = read_annotation(path)
+    seen = known_labels(predictor, annotation, setting, setting.num_context)
     if setting.num_samples > 1:
         futures = predictor.draw(
             context, setting.num_future, setting.num_samples, labels=seen
@@ -250,7 +230,7 @@ def make_forecast(
         plain = predictor.predict(context, setting.num_future, labels=seen)
         made = {predictor.label: plain}
     if labels:
-        wanted = _edited_labels(predictor, labels, annotation, setting)
+        wanted = edited_labels(predictor, labels, annotation, setting)
         steered = predictor.predict(context, setting.num_future, labels=wanted)
         made = {f"{predictor.label}{STEERED}": steered, **made}
     if setting.ttt:
@@ -263,7 +243,7 @@ def make_forecast(
             predictor.params,
             frames[None],
             {n: p.video[None, : len(truth)] for n, p in made.items()},
-            _last_flow(annotation, made[predictor.label].aux, setting),
+            last_flow(annotation, made[predictor.label].aux, setting),
             num_context=setting.num_context,
         )
         scores = {
@@ -280,7 +260,7 @@ def make_forecast(
         predictions={n: _as_uint8(p.video) for n, p in made.items()},
         aux=next(iter(made.values())).aux,
         scores=scores,
-        collisions_true=_collisions(annotation, setting),
+        collisions_true=true_collisions(annotation, setting),
     )
 
 
@@ -301,35 +281,6 @@ def _best_future(scores, label, num_samples):
     }
 
 
-def find_annotation(path: pathlib.Path) -> pathlib.Path | None:
-    """The annotation file of a video in CLEVRER's layouts, None where there is none.
-
-    It lies beside the video, or where a folder called annotation... (for video...) has
-    it: `video_train/video_00000-01000/video_00007.mp4` is annotated in
-    `annotation_train/annotation_00000-01000/annotation_00007.json`.
-    """
-    if not re.fullmatch(r"video_\d{5}\.mp4", path.name):
-        return None
-    parts = path.absolute().with_suffix(".json").parts
-    for depth in range(1, 5):
-        place = [part.replace("video", "annotation") for part in parts[-depth:]]
-        candidate = pathlib.Path(*parts[:-depth], *place)
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def _read_annotation(path):
-    """The annotation of a video, None where there is none that can be read."""
-    found = find_annotation(path)
-    if found is None:
-        return None
-    try:
-        return Annotation.from_json(found)
-    except DataError:
-        return None  # it is optional
-
-
 def _read(path, size, setting):
     wanted = setting.num_context + setting.num_future
     last = setting.start + (wanted - 1) * setting.stride
@@ -343,68 +294,6 @@ def _read(path, size, setting):
             f" {least}; lower one of them or leave the video out"
         )
     return frames
-
-
-def _last_flow(annotation, aux, setting):
-    """Flow of the last context frame: the true one where it is known."""
-    if "flow" not in aux:
-        return None
-    own = last_context_flow(aux["flow"][None], setting.num_context)
-    last = setting.start + (setting.num_context - 1) * setting.stride
-    if annotation is None or last >= annotation.num_frames:
-        return own
-    two = [last - setting.stride, last]
-    poses = ("location", "orientation", "velocity", "angular_velocity", "in_view")
-    step = dataclasses.replace(
-        annotation, **{pose: getattr(annotation, pose)[two] for pose in poses}
-    )
-    return cast_flow(step, *own.shape[1:3])[0]
-
-
-def _labels(predictor, annotation, setting, num_frames):
-    """Labels of the first frames of the clip, None where they are not known."""
-    keys = predictor.system.label_keys
-    if annotation is None or set(keys) != {STATE, PRESENT}:
-        return None
-    last = setting.start + (num_frames - 1) * setting.stride
-    if last >= annotation.num_frames or annotation.num_objects > MAX_OBJECTS:
-        return None  # not of this video, or of more than the system knows
-    clip = slice(setting.start, None, setting.stride)
-    states = object_states(annotation)
-    states[PRESENT] = states[PRESENT].astype(bool)  # as a batch has it
-    labels = {key: states[key][clip][:num_frames] for key in keys}
-    return predictor.labels_at(setting.stride, labels)
-
-
-def _edited_labels(predictor, path, annotation, setting):
-    """Labels of all frames, as the user wants them."""
-    if set(predictor.system.label_keys) != {STATE, PRESENT}:
-        raise ValueError(
-            f"--labels {path}: {predictor.label} is not steered by object states; give"
-            " the --workdir of a system that is, such as configs/cvae.py"
-        )
-    last = setting.start + (setting.num_context - 1) * setting.stride
-    wanted = read_edited(path, annotation, last)
-    num_frames = setting.num_context + setting.num_future
-    if setting.start + (num_frames - 1) * setting.stride >= wanted.num_frames:
-        raise DataError(
-            f"{path}: the annotation has {wanted.num_frames} frames, fewer than are to"
-            " be predicted; lower --num_future"
-        )
-    if wanted.num_objects > MAX_OBJECTS:
-        raise DataError(
-            f"{path}: {wanted.num_objects} objects; wanted at most {MAX_OBJECTS}"
-        )
-    return _labels(predictor, wanted, setting, num_frames)
-
-
-def _collisions(annotation, setting):
-    """The clip's frames in which a collision has just happened."""
-    if annotation is None:
-        return None
-    steps = [(c.frame - setting.start) // setting.stride for c in annotation.collisions]
-    num_steps = setting.num_context + setting.num_future - 1
-    return [step + 1 for step in steps if 0 <= step < num_steps]
 
 
 def _as_uint8(video):

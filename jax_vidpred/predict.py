@@ -23,16 +23,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 
 from jax_vidpred import command, experiment
+from jax_vidpred.annotated import Setting, find_annotation
 from jax_vidpred.data.schema import DataError
 from jax_vidpred.data.video_io import write_whole
 from jax_vidpred.evaluation.journal import fingerprint
-from jax_vidpred.forecast import (
-    Forecast,
-    Setting,
-    find_annotation,
-    make_forecast,
-    source_stamp,
-)
+from jax_vidpred.forecast import Forecast, make_forecast, source_stamp
 from jax_vidpred.predictor import VideoPredictor
 from jax_vidpred.report.page import write_page
 from jax_vidpred.report.plots import gain_plot, loss_curves, read_metrics

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jax_vidpred
-from jax_vidpred import forecast, predict
+from jax_vidpred import annotated, predict
 from jax_vidpred.data.schema import Collision
 from jax_vidpred.data.twin.groundtruth import cast_flow
 from jax_vidpred.data.video_io import read_video, write_mp4
@@ -222,25 +222,25 @@ def test_every_video_has_a_name_of_its_own(tmp_path):
 
 
 def test_annotations_are_found_in_the_layouts_of_clevrer(smoke_workdir):
-    setting = forecast.Setting(6, 12, stride=2, start=0, ttt=None)
+    setting = annotated.Setting(6, 12, stride=2, start=0, ttt=None)
     video = smoke_workdir / TWIN / "video_10001.mp4"
-    found = forecast._read_annotation(video)
+    found = annotated.read_annotation(video)
     assert found.video_id == 10001
-    assert forecast.find_annotation(video.with_name("good.mp4")) is None
+    assert annotated.find_annotation(video.with_name("good.mp4")) is None
     # A collision of raw frames 2k and 2k + 1 shows in frame k + 1 of the clip.
     raw = (0, 3, 20, 33, 34, 90)
     found = dataclasses.replace(
         found, collisions=tuple(Collision(frame, (0, 1), (0, 0, 0)) for frame in raw)
     )
-    assert forecast._collisions(found, setting) == [1, 2, 11, 17]
+    assert annotated.true_collisions(found, setting) == [1, 2, 11, 17]
     later = dataclasses.replace(setting, start=20)
-    assert forecast._collisions(found, later) == [1, 7, 8]
-    assert forecast._collisions(None, setting) is None
+    assert annotated.true_collisions(found, later) == [1, 7, 8]
+    assert annotated.true_collisions(None, setting) is None
     everything, _ = cast_flow(found, 8, 8, frame_stride=2)
     aux = {"flow": np.zeros((17, 8, 8, 2), np.float32)}
-    flow = forecast._last_flow(found, aux, setting)
+    flow = annotated.last_flow(found, aux, setting)
     np.testing.assert_allclose(flow, everything[8:9], atol=1e-6)  # frame 8 to 10
-    np.testing.assert_array_equal(forecast._last_flow(None, aux, setting), 0)
+    np.testing.assert_array_equal(annotated.last_flow(None, aux, setting), 0)
 
 
 def test_prediction_of_a_batch_and_of_one(predictor):
