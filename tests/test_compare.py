@@ -237,6 +237,7 @@ def test_the_file_holds_all_numbers_and_no_nan(pair, tmp_path, capsys):
     assert found["level"] == 0.95
 
 
+@pytest.mark.slow
 def test_as_a_command(pair):
     command = [sys.executable, "-m", "jax_vidpred.compare", *pair]
     run = subprocess.run(command, capture_output=True, text=True)

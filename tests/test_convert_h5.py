@@ -85,6 +85,7 @@ def test_frames_there_and_back_bit_by_bit(frames, tmp_path, run):
                 np.testing.assert_array_equal(np.asarray(picture), frame)
 
 
+@pytest.mark.slow
 def test_videos_of_clevrer(tmp_path, run):
     counts = {"train": 1, "validation": 1, "test": 1}
     write_dataset(tmp_path / "twin", counts, 16, 16, seed=1, num_workers=1)

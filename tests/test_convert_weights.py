@@ -39,6 +39,7 @@ def refused(result, said, folder):
     assert not list(folder.rglob("*.safetensors")) and not list(folder.rglob("*.md"))
 
 
+@pytest.mark.slow
 def test_published_file_by_its_command_line(weights_dir, tmp_path):
     line = [sys.executable, "-m", "jax_vidpred.convert_weights"]
     line += [str(weights_dir / "raft-small.pth"), "--to", str(tmp_path / "new")]
@@ -90,6 +91,7 @@ def test_a_pickle_that_runs_code_is_refused(run, tmp_path):
     assert not trap.exists()
 
 
+@pytest.mark.slow
 def test_checkpoint_of_the_reference_becomes_a_work_directory(run, tmp_path):
     vae = VAE(preset="reference", latent_channels=4, stride=8)
     params = vae.init(jax.random.key(0), jax.numpy.zeros((1, 16, 16, 3)))["params"]

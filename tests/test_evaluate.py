@@ -304,6 +304,7 @@ def test_a_protocol_at_another_size_than_that_of_training(
     )
 
 
+@pytest.mark.slow
 def test_protocols_want_their_own_data(smoke_workdir, capsys):
     line = ["--workdir", str(smoke_workdir), "--protocol"]
     assert evaluate.main([*line, "river"]) == 2

@@ -80,6 +80,7 @@ def channels_last(video):
     return (np.moveaxis(video, 2, -1) + 1) / 2
 
 
+@pytest.mark.slow
 def test_reconstructions_then_what_predict_gives(predictor):
     observations = observed()
     video = jax_vidpred.generate_frames(predictor, observations, num_frames=2, steps=3)

@@ -134,6 +134,7 @@ def test_a_mistake_is_one_line(run, root, arguments, said):
     assert not (root / "flow").exists()
 
 
+@pytest.mark.slow
 def test_absent_weights_name_the_file(root):
     line = [sys.executable, "-m", "jax_vidpred.precompute_flow", "--root", str(root)]
     line += ["--weights", str(root / "raft.pth")]
@@ -142,6 +143,7 @@ def test_absent_weights_name_the_file(root):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_comparison_with_flow_of_known_error(run, twin, tmp_path):
     """Cast flow that is shifted by a tenth of a cell."""
     for files in (one for split in index_files(twin).values() for one in split):

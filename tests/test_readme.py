@@ -31,6 +31,7 @@ def test_the_two_commands_are_the_scripts():
     assert "launch/test.sh" in (ROOT / ".ci/run").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(modules()))
 def test_flags_exist(module):
     result = subprocess.run(

@@ -100,6 +100,7 @@ def same(tree, other):
     jax.tree.map(np.testing.assert_array_equal, tree, other)
 
 
+@pytest.mark.slow
 def test_model_file_becomes_a_work_directory_that_predicts(run, tmp_path):
     # As RIVER's trainer leaves it: of distributed training, with much besides.
     file = written(
@@ -132,12 +133,14 @@ def test_model_file_becomes_a_work_directory_that_predicts(run, tmp_path):
     assert stage.system.net == field.clone(dropout=0.05)
 
 
+@pytest.mark.slow
 def test_names_without_the_prefix_of_distributed_training(tmp_path):
     file = written(tmp_path / "model.pth", model_tensors("river"))
     stage = import_river(file, None, tmp_path / "run", height=SIZE, width=SIZE)
     same(stage.params["field"], NETWORKS["river"][3])
 
 
+@pytest.mark.slow
 def test_autoencoder_of_latent_diffusion_in_a_file_of_its_own(run, tmp_path):
     file = written(tmp_path / "model.pth", distributed(field_tensors("f8_small")))
     lost = {"loss.logvar": np.zeros((), np.float32)}
@@ -155,6 +158,7 @@ def test_autoencoder_of_latent_diffusion_in_a_file_of_its_own(run, tmp_path):
     assert code == 2 and "holds something already" in said
 
 
+@pytest.mark.slow
 def test_a_batch_norm_at_the_end_becomes_scale_and_offset(run, tmp_path):
     # BAIR at 256x256: the norm stands one place later than a layer norm does.
     tensors = model_tensors("f16")
@@ -181,6 +185,7 @@ def test_a_batch_norm_at_the_end_becomes_scale_and_offset(run, tmp_path):
     np.testing.assert_allclose(one * scale + bias, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_imported_config_is_the_published_one(tmp_path):
     for name, preset, published in (
         ("clevrer", "river", "clevrer128"),
@@ -203,6 +208,7 @@ def test_the_imported_config_is_the_published_one(tmp_path):
         assert stage == wanted["requires"]["vqgan"]["model"] | VQ_SIZES
 
 
+@pytest.mark.slow
 def test_what_cannot_be_imported_leaves_nothing_behind(run, tmp_path):
     whole, field = model_tensors("river"), field_tensors("river")
     torn = dict(whole)

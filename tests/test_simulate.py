@@ -26,6 +26,7 @@ def contents(root):
     return {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_makes_a_data_set_and_repairs_it(tmp_path):
     line = ("--out", tmp_path, "--num_train", 1, "--num_test", 1, "--size", "48x32")
     first = run(*line, "--workers", 2)
@@ -74,6 +75,7 @@ def test_a_foreign_folder_is_refused_without_a_traceback(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_whole_videos_only(tmp_path):
     process = subprocess.Popen(
         command(

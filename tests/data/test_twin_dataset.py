@@ -145,6 +145,7 @@ def test_only_what_lacks_is_made(written, tmp_path):
     assert kept.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_more_videos_of_the_same_data_set_may_be_added(written, tmp_path):
     dataset.write_dataset(tmp_path, {"train": 1}, HEIGHT, WIDTH, 3, num_workers=1)
     assert dataset.write_dataset(tmp_path, COUNTS, HEIGHT, WIDTH, 3, 1) == 2

@@ -137,6 +137,7 @@ def like(preset):
     return jax.eval_shape(net.init, jax.random.key(0), image)["params"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "preset, entries", [("river", 121), ("f8", 299), ("f8_small", 299), ("f16", 343)]
 )
@@ -179,6 +180,7 @@ def put(name, shape):
     return lambda tensors: tensors.update({name: np.zeros(shape, np.float32)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "preset, change, message",
     [
@@ -209,6 +211,7 @@ def test_errors_are_one_line(preset, change, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_what_the_net_was_trained_with_is_left_out():
     tensors = random_file("f8") | {"loss.logvar": np.zeros((), np.float32)}
     assert "loss.logvar" not in vq_tensors(vq_params(tensors, like("f8")))

@@ -74,6 +74,7 @@ def test_one_frame_is_scored_as_far_as_it_can_be():
     assert shapes["tof"].shape == (1, 1) and "smoothness" not in shapes
 
 
+@pytest.mark.slow
 def test_without_motion_there_is_no_ratio():
     still = jnp.full((1, 3, SIZE, SIZE, 3), 0.5)
     steps = suite.true_steps(still, still[:, 0])

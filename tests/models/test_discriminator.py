@@ -36,6 +36,7 @@ def test_layers_are_those_of_the_paper():
     assert float(kernel.std()) == pytest.approx(0.02, rel=0.01)
 
 
+@pytest.mark.slow
 def test_field_of_view_is_70_pixels(monkeypatch):
     # A norm looks at the whole image; without it a logit sees its patch alone.
     monkeypatch.setattr(GroupNorm, "__call__", lambda self, x: x)
@@ -47,6 +48,7 @@ def test_field_of_view_is_70_pixels(monkeypatch):
     assert rows.min() - columns.min() == 8
 
 
+@pytest.mark.slow
 def test_logits_of_an_image_are_its_own():
     net, params, images = make(24, 24, count=3)
     gradient = jax.grad(lambda x: net.apply(params, x)[1].sum())(images)

@@ -138,6 +138,7 @@ def test_decoder_gives_minus_1_to_1(net):
     np.testing.assert_allclose(pixel, wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["river", "f8_small"])
 def test_remat_is_an_option_that_changes_no_name(preset):
     kept, again = small(preset), small(preset, remat=True)

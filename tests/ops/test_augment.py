@@ -71,6 +71,7 @@ def test_no_strength_changes_nothing():
     np.testing.assert_allclose(jitter(video)[0], video, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_clip_is_drawn_by_its_own_key():
     video = np.stack([make_video(b=1)[0]] * 2)
     keys = jax.random.split(jax.random.key(0), 2)

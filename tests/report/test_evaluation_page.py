@@ -251,6 +251,7 @@ def test_many_clips_do_not_make_a_large_drawing():
     assert len(many) < 1.2 * len(few)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no Chromium in PATH")
 def test_in_a_browser(result, tmp_path):
     write_evaluation_page(tmp_path / "page.html", result, clips())

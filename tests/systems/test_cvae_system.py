@@ -166,6 +166,7 @@ def test_adaptive_teacher_forcing_is_kept_in_the_state():
 # --- labels -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["states", "images", "none"])
 def test_each_kind_of_label_names_its_keys_and_trains(labels):
     system, batch = make(labels=labels), make_batch()
@@ -195,6 +196,7 @@ def test_each_kind_of_label_names_its_keys_and_trains(labels):
         assert prediction.video.shape == (2, 4, SIZE, SIZE, 3)
 
 
+@pytest.mark.slow
 def test_the_model_sees_maps_of_the_frame_that_it_predicts(told):
     system, _ = told
     batch = make_batch()

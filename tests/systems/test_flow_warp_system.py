@@ -208,6 +208,7 @@ def test_prediction_has_the_promised_shapes(temporal_stage, tiny, num_future):
     }
 
 
+@pytest.mark.slow
 def test_told_the_truth_instead_of_predicting(temporal_stage, tiny):
     """Each case differs from the prediction by what it was told, and by that alone."""
     system, params = temporal_stage.system, temporal_stage.params

@@ -252,6 +252,7 @@ def test_predicted_frames_are_the_first_after_the_true_past():
     np.testing.assert_allclose(frame, made.video, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_clip_is_predicted_alike_in_any_part_of_a_batch():
     batch, values = make_batch(), []
     for accumulate in (1, 2, 4):

@@ -70,6 +70,7 @@ def test_reference_is_the_frame_before_and_the_condition_any_before_that():
     assert counts.min() > 0.15 * counts.sum()
 
 
+@pytest.mark.slow
 def test_an_untrained_field_has_the_loss_of_saying_nothing(vae_stage, system):
     # It says 0, so E |z - (1 - sigma) n|^2 = E z^2 + (1 - sigma)^2 for each number.
     sigma = 0.25
@@ -99,6 +100,7 @@ def test_the_field_is_asked_on_the_path_between_noise_and_the_target():
     assert len(np.unique(asked["time"])) == 4
 
 
+@pytest.mark.slow
 def test_colours_are_changed_in_training_by_each_clip_s_own_key(vae_stage, system):
     batch, losses = make_batch(b=4), []
     strengths = {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.5}
@@ -114,6 +116,7 @@ def test_colours_are_changed_in_training_by_each_clip_s_own_key(vae_stage, syste
         make_system(vae_stage, **changed, cache_latents=True)
 
 
+@pytest.mark.slow
 def test_a_step_trains_the_field_and_nothing_else(system, vae_stage):
     batch = make_batch()
     state = jax.jit(system.init)(jax.random.key(0), batch)
@@ -125,6 +128,7 @@ def test_a_step_trains_the_field_and_nothing_else(system, vae_stage):
     jax.tree.map(np.testing.assert_array_equal, after.frozen["vae"], vae_stage.params)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_draw_what_the_whole_draws(vae_stage):
     batch = make_batch(b=4)
     losses = []
@@ -172,6 +176,7 @@ def numbered(t, b=1):
     return jnp.broadcast_to(jnp.arange(t * 1.0).reshape(1, t, 1, 1, 1), (b, t, *SHAPE))
 
 
+@pytest.mark.slow
 def test_every_evaluation_hears_another_frame_at_its_distance():
     _, seen = watched(numbered(6), 1, method="rk4", num_steps=6)
     assert len(seen) == 24
@@ -182,6 +187,7 @@ def test_every_evaluation_hears_another_frame_at_its_distance():
     assert set(heard) == {0, 1, 2, 3, 4}
 
 
+@pytest.mark.slow
 def test_past_horizon_limits_the_past():
     for horizon, allowed in ((2, {4}), (4, {2, 3, 4}), (99, {0, 1, 2, 3, 4})):
         _, seen = watched(
@@ -190,6 +196,7 @@ def test_past_horizon_limits_the_past():
         assert {int(condition.max()) for _, condition, _, _ in seen} == allowed
 
 
+@pytest.mark.slow
 def test_predicted_frames_become_the_past():
     made, seen = watched(numbered(3), 2, method="euler", num_steps=30)
     second = seen[30:]
@@ -246,6 +253,7 @@ def test_futures_follow_from_the_key_alone(system, params):
     assert np.abs(twice[0] - twice[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_one_frame_counts_as_two_equal_ones(system, params):
     frame = to_float(make_batch()[schema.VIDEO])[:, :1]
     one, two = (

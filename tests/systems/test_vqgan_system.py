@@ -119,6 +119,7 @@ def test_a_codebook_can_be_trained_by_gradient_and_left_alone():
     assert values["dead_codes"] == 0
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_give_the_same_codes():
     batch = make_batch(b=4)
     after = []
@@ -138,6 +139,7 @@ def test_parts_of_a_batch_give_the_same_codes():
     )
 
 
+@pytest.mark.slow
 def test_a_discriminator_plays_from_its_start_on():
     system = make_system(losses=LOSSES | {"adversarial": 0.5})
     states = [jax.jit(system.init)(jax.random.key(0), make_batch())]

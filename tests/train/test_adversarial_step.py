@@ -142,6 +142,7 @@ def written_out(params):
     return results(net, judge)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_losses_one_by_one():
     before = make(PLAIN)
     after, scalars = play(game(), PLAIN, before, BATCH)

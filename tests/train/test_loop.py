@@ -25,6 +25,7 @@ def assert_same(one, other):
         np.testing.assert_array_equal(a, b, err_msg=str(path))
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, toy, monkeypatch):
     whole = toy.train(tmp_path / "whole")
     # Killed between two checkpoints: the steps after the last one are lost and redone.

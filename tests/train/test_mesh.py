@@ -32,6 +32,7 @@ def test_too_many_devices_are_refused():
         mesh.make_layout(data=count + 1)
 
 
+@pytest.mark.slow
 def test_second_process_finds_compiled_programs(tmp_path):
     script = (
         "import sys, jax, jax.numpy as jnp\n"
