@@ -264,7 +264,6 @@ def test_what_is_no_network_of_the_reference(to_params, tensors, message):
 # --- work directories -----------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_test_time_training_changes_the_flow_head_only(workdirs):
     predictor = jax_vidpred.load(workdirs / "corrected")
     system, params = predictor.system, predictor.params
