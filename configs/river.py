@@ -2,7 +2,7 @@
 
 python -m jax_vidpred.main --config=configs/river.py --workdir=runs/river
 
-2026-11-28, 2 cores of an AVX-512 Xeon: 0.47 s a step, 25 min when nothing else runs. On
+2026-11-28, 2 cores of an AVX-512 Xeon: 0.42 s a step, 21 min when nothing else runs. On
 40 held-out clips of the twin 31.06 dB over 12 frames, best of 8 futures 31.63
 (copy-last 29.94, the codes alone 37.59); trained on frames, before latents were cached.
 Sampling, 16 other clips: ten Euler steps 30.27 dB, twenty 30.25, five Heun 29.97, ten
