@@ -97,7 +97,7 @@ class Forecast:
                 zip(
                     _prediction_keys(self.predictions),
                     self.predictions.values(),
-                    strict=False,
+                    strict=True,
                 )
             ),
             **{f"aux_{key}": value for key, value in self.aux.items()},
@@ -128,7 +128,7 @@ class Forecast:
                     for system, key in zip(
                         told["systems"],
                         _prediction_keys(told["systems"]),
-                        strict=False,
+                        strict=True,
                     )
                 },
                 aux={key.removeprefix("aux_"): value for key, value in arrays.items()},
@@ -303,10 +303,11 @@ def _as_uint8(video):
 def _prediction_keys(systems):
     """Names in the npz file: of the main prediction, then of what stands beside it."""
     main, *others = systems
-    if others and others == _later_futures(len(others) + 1):
-        return ("prediction", *(f"prediction_{n}" for n in range(2, len(others) + 2)))
-    without = "unsteered" if main.endswith(STEERED) else "without_ttt"
-    return ("prediction", f"prediction_{without}")
+    if others == _later_futures(len(systems)):
+        beside = range(2, len(systems) + 1)
+    else:
+        beside = ["unsteered" if main.endswith(STEERED) else "without_ttt"]
+    return ["prediction", *(f"prediction_{one}" for one in beside)]
 
 
 def source_stamp(path: pathlib.Path) -> dict[str, Any]:

@@ -107,9 +107,9 @@ def test_a_system_that_is_not_steered_says_so(smoke_workdir, tmp_path, capsys):
     assert code == 2 and "is not steered by object states" in complaints[0]
 
 
-def test_scores_know_the_context_and_the_budget_the_future(
-    workdir, smoke_workdir, predictor
-):
+@pytest.fixture(scope="module")
+def two_clips(smoke_workdir, predictor):
+    """Settings of an evaluation, and a function that reads its first batch."""
     settings = settings_for(predictor.config, 6, {"batch_size": 2, "num_samples": 2})
     source = experiment.prepare_data(
         predictor.config["data"], smoke_workdir / "requires"
@@ -117,6 +117,11 @@ def test_scores_know_the_context_and_the_budget_the_future(
     listed = clips.fixed_clips(source, settings)[:2]
     keys = predictor.system.label_keys
     (_, read), *_ = clips.batches(source, listed, settings, keys)
+    return settings, read
+
+
+def test_scores_know_the_context_and_the_budget_the_future(predictor, two_clips):
+    settings, read = two_clips
     batch, other = read(), read()
     assert batch["labelled"][batch[MASK]].all()
     # Objects do something else after the context: the scores do not know.
@@ -152,15 +157,8 @@ def test_the_command_counts_what_a_system_costs(workdir, tmp_path):
     assert result["uncertainty"]["samples"] == 2
 
 
-def test_clips_without_labels_leave_those_of_others_alone(
-    workdir, smoke_workdir, predictor
-):
-    settings = settings_for(predictor.config, 6, {"batch_size": 2, "num_samples": 2})
-    source = experiment.prepare_data(
-        predictor.config["data"], smoke_workdir / "requires"
-    )["validation"]
-    listed = clips.fixed_clips(source, settings)[:2]
-    (_, read), *_ = clips.batches(source, listed, settings, predictor.system.label_keys)
+def test_clips_without_labels_leave_those_of_others_alone(predictor, two_clips):
+    settings, read = two_clips
     scores = []
     for labelled in ([True, True], [True, False], [False, False]):
         batch = {**read(), "labelled": np.array(labelled)}

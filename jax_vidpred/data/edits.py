@@ -25,10 +25,9 @@ from jax_vidpred.data.schema import (
     Collision,
     DataError,
 )
-from jax_vidpred.ops.geometry import FULL_HEIGHT, FULL_WIDTH, project
+from jax_vidpred.data.twin.dynamics import RADIUS, in_view
 
-RADIUS = 0.2  # of an object, world units
-CONTACT = 2 * RADIUS  # between the centres of two objects that touch
+CONTACT = 2 * RADIUS  # world units between the centres of two objects that touch
 
 
 def read_edited(
@@ -86,7 +85,7 @@ def edited(
     if not isinstance(edits, list) or not edits:
         raise ValueError("there are no edits in it")
     location = annotation.location.copy()
-    in_view = annotation.in_view.copy()
+    visible = annotation.in_view.copy()
     collisions, removed = list(annotation.collisions), []
     last = annotation.num_frames - 1
     for edit in edits:
@@ -114,8 +113,12 @@ def edited(
             removed.append(_number(annotation, edit["object"]))
     moved = (location != annotation.location).any((0, 2))
     after = slice(first_frame + 1, None)
-    in_view[after, moved] = _is_in_picture(location[after, moved])
-    in_view[after, removed] = False
+    for number in np.flatnonzero(moved):
+        _, _, shape = annotation.properties[number]
+        turn = annotation.orientation[after, number, 2:]
+        place = np.concatenate([location[after, number, :2], turn], -1)
+        visible[after, number] = in_view(shape, place)
+    visible[after, removed] = False
     velocity = annotation.velocity.copy()
     step = np.gradient(location, FRAME_SECONDS, axis=0)
     velocity[first_frame:, moved] = step[first_frame:, moved]
@@ -123,17 +126,9 @@ def edited(
         annotation,
         location=location,
         velocity=velocity,
-        in_view=in_view,
+        in_view=visible,
         collisions=tuple(sorted(collisions, key=lambda one: one.frame)),
     )
-
-
-def _is_in_picture(location: np.ndarray) -> np.ndarray:
-    """Whether a corner of the box around an object is seen; of centres [..., 3]."""
-    corners = np.stack(np.meshgrid(*[[-RADIUS, RADIUS]] * 3), -1).reshape(-1, 3)
-    place, depth = project(location[..., None, :] + corners)
-    inside = (place >= 0) & (place <= (FULL_WIDTH, FULL_HEIGHT))
-    return (inside.all(-1) & (depth > 0)).any(-1)
 
 
 def _number(annotation: Annotation, number: Any) -> int:
